@@ -1,0 +1,62 @@
+# What a session of work needs.  Everything is set up in build/, from nothing, and again only
+# when what it is made from has changed.  make PYTHON=python3.13 takes another interpreter;
+# BATCHING_EXTENSION and BATCHING_SANITIZE (setup.py) are passed on from the environment.
+
+PYTHON ?= python3
+VENV   ?= build/venv-$(notdir $(PYTHON))
+ARGS   ?=
+
+RUN    := $(VENV)/bin/python
+PIP    := $(RUN) -m pip --quiet --disable-pip-version-check install
+TOOLS  := $(VENV)/.tools
+# The name tells how it was built, so that another wish builds anew.
+BUILT  := $(VENV)/.built-$(BATCHING_EXTENSION)-$(BATCHING_SANITIZE)
+# The core as this interpreter built it: that of another has another suffix.
+SUFFIX  = $$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+HAS_CORE = $(RUN) -c 'import batching._mmsg' 2> /dev/null
+
+.PHONY: help bench test lint dist clean
+.DELETE_ON_ERROR:
+
+help: ## print this
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 12
+
+bench: $(BUILT) ## measure plain sockets, asyncio and batching side by side (ARGS="--duration 0.2")
+	@$(VENV)/bin/batching bench $(ARGS)
+
+test: $(BUILT) ## run all tests over each back end (ARGS="-k geneve")
+	@if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(ARGS); \
+	elif test "$(BATCHING_EXTENSION)" = yes; then $(RUN) -c "import batching._mmsg"; exit 1; \
+	else echo "The native core was not built: only the portable back end is tested."; fi
+	@BATCHING_BACKEND=portable $(RUN) -m pytest $(ARGS)
+
+lint: $(BUILT) ## check style, format, types and the native core's stub
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+	@if $(HAS_CORE); then $(RUN) -m mypy.stubtest --mypy-config-file pyproject.toml \
+	--allowlist scripts/stubtest.allow --ignore-unused-allowlist batching._mmsg; \
+	else echo "The native core was not built: its stub is not checked."; fi
+
+dist: $(BUILT) ## build the sdist and, from it, the wheel; check both
+	@rm -rf dist
+	@$(RUN) -m build --no-isolation --outdir dist . > build/dist.log 2>&1 || { cat build/dist.log; exit 1; }
+	@$(RUN) scripts/check_dist.py dist
+
+clean: ## remove all that these targets made
+	rm -rf build dist src/*.egg-info src/batching/_mmsg/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find src tests benchmarks scripts -name __pycache__ -prune -exec rm -rf {} +
+
+$(TOOLS): pyproject.toml scripts/preflight.py
+	@$(PYTHON) scripts/preflight.py
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the tools into $(VENV)"
+	@$(PIP) --upgrade "pip>=25.1"
+	@$(PIP) --upgrade --group dev
+	@touch $@
+
+$(BUILT): $(TOOLS) pyproject.toml setup.py $(wildcard src/batching/_mmsg/*.pyx src/batching/_mmsg/*.pxd)
+	@rm -f $(VENV)/.built-* src/batching/_mmsg/*$(SUFFIX)
+	@echo "Installing the package into $(VENV), from this tree"
+	@$(PIP) --no-build-isolation --editable ".[all]"
+	@touch $@

@@ -1,0 +1,59 @@
+"""What a comparison found, against its goal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from statistics import median
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One goal: what was measured in each round, and what it should be."""
+
+    name: str
+    values: list[float]
+    """One a round: a ratio of two runs that followed one another, or an amount in ``unit``."""
+    at_least: float | None = None
+    at_most: float | None = None
+    unit: str = ""
+    detail: dict[str, float] = field(default_factory=dict)
+    """Medians of what the ratio was made from; keys tell the unit."""
+
+    @property
+    def median(self) -> float:
+        return median(self.values)
+
+    @property
+    def goal(self) -> str:
+        if self.at_least is not None:
+            return f">= {self.at_least:g}"
+        return f"<= {self.at_most:g}" if self.at_most is not None else ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median meets the goal; None where there is none."""
+        if self.at_least is not None:
+            return self.median >= self.at_least
+        return self.median <= self.at_most if self.at_most is not None else None
+
+    def __str__(self) -> str:
+        verdict = {True: "met", False: "MISSED", None: ""}[self.met]
+        spread = ""
+        if len(self.values) > 1:
+            spread = f"({_short(min(self.values))} to {_short(max(self.values))})"
+        line = (
+            f"  {self.name:<52} {_short(self.median):>7} {self.unit:<4} {spread:<20}"
+            f" {self.goal:<9} {verdict}"
+        ).rstrip()
+        if self.detail:
+            line += "\n      " + ", ".join(f"{k} {_short(v)}" for k, v in self.detail.items())
+        return line
+
+    def as_dict(self) -> dict[str, object]:
+        return {**asdict(self), "median": self.median, "goal": self.goal, "met": self.met}
+
+
+def _short(value: float) -> str:
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"

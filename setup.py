@@ -1,0 +1,33 @@
+"""Build the native core: the one thing that pyproject.toml cannot say.
+
+BATCHING_EXTENSION: "yes" makes a failed build an error, "no" leaves the core out; otherwise
+it is left out where it cannot be built.  BATCHING_SANITIZE=1: ASan and UBSan watch it.
+"""
+
+import os
+import sys
+from glob import glob
+
+from setuptools import Extension, setup
+
+wanted = os.environ.get("BATCHING_EXTENSION", "")
+if wanted not in ("", "yes", "no"):
+    sys.exit(f"BATCHING_EXTENSION={wanted}, must be yes, no or empty")
+if wanted == "yes" and sys.platform != "linux":
+    sys.exit("BATCHING_EXTENSION=yes: the native core is for Linux only")
+is_sanitized = os.environ.get("BATCHING_SANITIZE", "0") not in ("", "0")
+flags = ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"] if is_sanitized else []
+core = []
+for noun in ("descriptor", "peers", "send", "message", "recv"):
+    part = Extension(
+        f"batching._mmsg.{noun}",
+        [f"src/batching/_mmsg/{noun}.pyx"],
+        depends=glob("src/batching/_mmsg/*.pxd"),
+        extra_compile_args=["-O3", *flags],
+        extra_link_args=flags,
+        optional=wanted != "yes",
+    )
+    directives = {"freethreading_compatible": True, "language_level": 3}
+    part.cython_directives = directives  # type: ignore[attr-defined]
+    core.append(part)
+setup(ext_modules=core if sys.platform == "linux" and wanted != "no" else [])

@@ -1,0 +1,256 @@
+"""Conn, the batched connection.  The front, and no more than that."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from ._address import Address
+from ._backend import Counters, Message, Peers, RecvSlots
+from ._errors import SendError, UDPGSODisabledError
+from ._kernel import drop_events
+from ._receiver import Receiver
+from ._sender import Sender
+from ._waiter import Waiter
+from .geneve import GENEVE_FIXED_HEADER_LENGTH, GeneveHeader
+from .metrics import Counter, Stats, track
+from .offload import Offload
+from .packetconn import SocketConn, is_dual_stack
+from .segments import Segments
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["MIN_OOB", "Conn"]
+
+MIN_OOB: Final = 48
+"""Control bytes of every option that can be on: CMSG_SPACE(4) for each of UDP_GRO and
+SO_RXQ_OVFL, where size_t has 8 bytes."""
+
+_MAX_SLOTS: Final = 16  # 1 MiB of slabs
+_COUNTED: Final = tuple(
+    name for name in Stats.__slots__ if name not in ("recv_queue_drops", "gso_fallbacks")
+)
+_NO_GENEVE: Final = GeneveHeader()
+
+
+class Conn(SocketConn):
+    """A UDP socket that moves batches.  ``open_conn`` and ``try_upgrade_to_conn`` make one.
+
+    Every call may be made from several threads.  ``close`` wakes whoever waits, with
+    OSError(EBADF); the descriptor is closed when the last call in progress has left.
+    A ``Conn`` cannot be pickled or copied.  Data given to a sending call belongs to the
+    caller, who must not change it before the call returns; received data is the caller's.
+    """
+
+    def __init__(
+        self, sock: socket.socket, offload: Offload, batch_size: int, overflows: Counter | None
+    ) -> None:
+        """Take ownership of ``sock``, or raise and leave it as it was, but non-blocking."""
+        waiter = Waiter(sock)
+        try:
+            self._counters = Counters()
+            peers = Peers(int(sock.family), is_dual_stack(sock), offload.max_segments)
+            with contextlib.suppress(OSError):  # ENOTCONN
+                peers.connect(sock.getpeername())
+            slots = RecvSlots(
+                peers,
+                self._counters,
+                max_slots=min(_MAX_SLOTS, batch_size),
+                gro=offload.gro,
+                min_oob=MIN_OOB,
+            )
+        except BaseException:
+            waiter.descriptor.release()
+            raise
+        self._receiver = Receiver(waiter, slots, overflows)
+        self._sender = Sender(waiter, peers, self._counters, offload.max_segments)
+        self._offload = offload
+        self._batch_size = batch_size
+        self._drops = 0
+        self._waiter = waiter
+        self._descriptor = waiter.descriptor
+        track(self)
+
+    # Receiving
+
+    def recv_batch(self, max_datagrams: int | None = None) -> list[tuple[bytes, Address]]:
+        """Return the datagrams that one system call brought, at least one.
+
+        Waits for the first.  The rest beyond ``max_datagrams`` waits for the next call,
+        of whichever kind.
+
+        Returns:
+            Pairs of (data, sender), which ``send_batch`` takes as they are.
+
+        Raises:
+            ValueError: ``max_datagrams`` < 1.
+            BlockingIOError: Non-blocking, and nothing is there.
+            TimeoutError: The time is up.
+            OSError: EBADF: closed; ECONNREFUSED, when connected: an earlier datagram
+                was refused.
+        """
+        if max_datagrams is None:
+            return self._receiver.batch(0)
+        if max_datagrams < 1:
+            raise ValueError(f"max_datagrams {max_datagrams}, must be at least 1")
+        return self._receiver.batch(min(max_datagrams, 0x7FFFFFFF))
+
+    def recv_segments(self) -> list[Segments]:
+        """Return the trains that one system call brought, at least one, without copying.
+
+        A train of 4 KiB and more is a view of the memory that the kernel wrote; while
+        anything of it is kept, so are up to 64 KiB.  Raises as ``recv_batch`` does.
+        """
+        return self._receiver.segments()
+
+    def read_batch(self, msgs: Sequence[Message], flags: int = 0) -> int:
+        """Fill ``msgs`` from the front, one datagram each; return how many, at least one.
+
+        Empty ``msgs`` return 0 at once.  ``Message.flags`` has MSG_TRUNC when its buffer
+        was too short.
+
+        Args:
+            msgs: Each with one writable buffer, and an ``oob`` of
+                ``min_control_message_size()`` bytes or more.
+            flags: MSG_DONTWAIT: non-blocking, for this call.  MSG_WAITFORONE: as ever.
+
+        Raises:
+            TypeError, ValueError: A message that cannot be filled, by its index; other
+                flags.
+            OSError: As ``recv_batch``.
+        """
+        return self._receiver.into(msgs, flags)
+
+    def read_from_udp_addr_port(self, buffer: Buffer) -> tuple[int, Address]:
+        """Refuse: a single read could get several datagrams, merged by GRO.
+
+        Raises:
+            io.UnsupportedOperation: Always.
+        """
+        raise io.UnsupportedOperation(
+            "single reads are not supported, GRO may have merged several datagrams: use read_batch"
+        )
+
+    @property
+    def pending(self) -> int:
+        """Datagrams received and waiting in user space.
+
+        Who polls ``fileno()`` reads until it is 0 first: the kernel knows nothing of them.
+        """
+        return self._receiver.slots.pending
+
+    # Sending
+
+    def send_batch(self, datagrams: Iterable[tuple[Buffer, Address | None]]) -> int:
+        """Send pairs of (data, address); return how many.
+
+        Of any length.  Every pair is checked before the first system call.  Datagrams of
+        one destination keep their order; one destination's error never keeps the others'
+        back.
+
+        Raises:
+            TypeError, ValueError: By its index, a pair that is none, data without the
+                buffer protocol or not contiguous, an address that is not numeric or of
+                another family, None when not connected.
+            SendError: Some did not go out; tells which.  SendBlocked: non-blocking, and
+                the socket is full.  SendTimeout: the time is up.
+            OSError: EBADF: closed.
+        """
+        return self._sender.send(datagrams)
+
+    def send_segments(self, segments: Iterable[Segments], *, to: Address | None = None) -> int:
+        """Send trains whole; return how many datagrams that were.
+
+        What cannot travel as it is (more datagrams than the kernel takes in one, or more
+        bytes) is cut anew.  Raises as ``send_batch``; indices count trains.
+
+        Args:
+            segments: Trains, received ones for example.
+            to: Overrides the address of every train.
+        """
+        return self._sender.send_segments(segments, to)
+
+    def write_batch_to(
+        self,
+        buffs: Sequence[Buffer],
+        addr: Address | None,
+        geneve: GeneveHeader = _NO_GENEVE,
+        offset: int = 0,
+    ) -> None:
+        """Send each of ``buffs`` to ``addr`` as a datagram.
+
+        Args:
+            buffs: ``batch_size`` at most.  Writable when ``geneve.vni`` is set.
+            addr: A numeric address; None: the connected one.
+            geneve: With its ``vni`` set, written into the first ``offset`` bytes of
+                every buffer and sent; else those bytes are left out.
+            offset: 8 (GENEVE_FIXED_HEADER_LENGTH) with a header.
+
+        Raises:
+            TypeError, ValueError: By its index; before any header is written.
+            UDPGSODisabledError: A destination was found not to take GSO, and will be
+                spared it; ``retry_err`` is None when all was sent all the same.
+            SendError: As ``send_batch``.
+        """
+        if len(buffs) > self._batch_size:
+            raise ValueError(f"{len(buffs)} buffers, at most {self._batch_size}")
+        if offset < 0:
+            raise ValueError(f"offset {offset}, must be at least 0")
+        header = None
+        if geneve.vni.is_set:
+            if offset != GENEVE_FIXED_HEADER_LENGTH:
+                raise ValueError(
+                    f"offset {offset}, must be {GENEVE_FIXED_HEADER_LENGTH} with a Geneve header"
+                )
+            encoded = bytearray(GENEVE_FIXED_HEADER_LENGTH)
+            geneve.encode(encoded)
+            header = bytes(encoded)
+        if disabled := self._sender.send_to(buffs, addr, offset, header):
+            code, retry_err = disabled
+            raise UDPGSODisabledError(self.local_addr(), retry_err, code)
+
+    def write_to_udp_addr_port(self, data: Buffer, addr: Address | None) -> int:
+        """Send one datagram; return its length in bytes.
+
+        Raises:
+            TypeError, ValueError: As ``send_batch``.
+            OSError: The kernel's refusal; BlockingIOError, TimeoutError as ``send_batch``.
+        """
+        try:
+            self._sender.send_to((data,), addr, 0, None)
+        except SendError as error:
+            raise error.errors.get(0, error) from None
+        return memoryview(data).nbytes
+
+    # State
+
+    @property
+    def offload(self) -> Offload:
+        """What the kernel does for this connection, and why not more."""
+        return self._offload
+
+    @property
+    def batch_size(self) -> int:
+        """Buffers that one ``write_batch_to`` takes."""
+        return self._batch_size
+
+    def stats(self) -> Stats:
+        """Return a snapshot of what this connection did."""
+        with contextlib.suppress(OSError), self._descriptor as sock:
+            self._drops = max(self._drops, drop_events(sock) or 0)
+        return Stats(
+            recv_queue_drops=self._drops,
+            gso_fallbacks=self._sender.fallbacks.copy(),
+            **{name: getattr(self._counters, name) for name in _COUNTED},
+        )
+
+    def _state(self) -> str:
+        offload = self._offload
+        return (
+            f"{super()._state()} {offload.backend} max_segments={offload.max_segments}"
+            f" gro={offload.gro} pending={self.pending}"
+        )

@@ -1,0 +1,104 @@
+"""What the kernel calls things, what it can do, and what its answers mean.
+
+Constants carry their source.  The number of segments that a train may have is
+asked of the kernel itself, once a process: it changed in a stable series
+without a change of version that could be relied on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+import sys
+import threading
+from typing import Final
+
+IS_LINUX: Final = sys.platform == "linux"
+
+SOL_UDP: Final = socket.IPPROTO_UDP
+UDP_SEGMENT: Final = 103  # include/uapi/linux/udp.h, Linux 4.18
+UDP_GRO: Final = 104  # include/uapi/linux/udp.h, Linux 5.0
+SO_RXQ_OVFL: Final = 40  # include/uapi/asm-generic/socket.h, Linux 2.6.33
+SO_PROTOCOL: Final = 38  # include/uapi/asm-generic/socket.h, Linux 2.6.32
+SO_DOMAIN: Final = 39  # likewise
+SO_MEMINFO: Final = 55  # include/uapi/asm-generic/socket.h, Linux 4.12
+SO_SNDBUFFORCE: Final = 32  # include/uapi/asm-generic/socket.h
+SO_RCVBUFFORCE: Final = 33  # include/uapi/asm-generic/socket.h
+SK_MEMINFO_DROPS: Final = 8  # include/uapi/linux/sock_diag.h: word of SO_MEMINFO
+
+MSG_CTRUNC: Final = 0x08 if IS_LINUX else getattr(socket, "MSG_CTRUNC", 0)
+MSG_TRUNC: Final = 0x20 if IS_LINUX else getattr(socket, "MSG_TRUNC", 0)
+MSG_DONTWAIT: Final[int] = getattr(socket, "MSG_DONTWAIT", 0x40)
+MSG_WAITFORONE: Final = 0x10000  # include/linux/socket.h
+
+MAX_PAYLOAD_IPV4: Final = 65535 - 20 - 8  # IPv4 total length less IP and UDP headers
+MAX_PAYLOAD_IPV6: Final = 65535 - 8  # IPv6 payload length less the UDP header
+MAX_MESSAGES: Final = 1024  # UIO_MAXIOV: sendmmsg and recvmmsg cap vlen there, silently
+SLAB_SIZE: Final = 65536  # no UDP message, merged or not, is longer than 65535
+MAX_SEGMENTS: Final = 128  # UDP_MAX_SEGMENTS since 1382e3b6a350; 64 before
+
+# What an errno says of GSO once a train failed and its datagrams went out one by one.
+# EIO: no checksum offload on the route, or IPsec; EINVAL: SO_NO_CHECK, or a segment
+# above the MTU before Linux 235174b2bed8; EPERM: a firewall that sees the whole train.
+GSO_REFUSED: Final = frozenset({errno.EIO, errno.EINVAL, errno.EPERM})
+# EMSGSIZE: one segment and its headers are above the path's MTU.
+SEGMENT_TOO_LARGE: Final = frozenset({errno.EMSGSIZE})
+# Would block.  EAGAIN and EWOULDBLOCK are one on Linux; other systems may differ.
+WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
+
+_lock = threading.Lock()
+_max_segments: int | None = None
+
+
+def max_segments() -> int:
+    """Return how many datagrams a train may have here: 128, 64, or 1 without GSO.
+
+    The answer is measured once a process, by sending 65 one-byte segments over
+    loopback.  Where loopback is down, 64 is assumed and asked again next time.
+    """
+    global _max_segments
+    with _lock:
+        if _max_segments is not None:
+            return _max_segments
+        measured = _measure_max_segments()
+        if measured:
+            _max_segments = measured
+        return measured or 64
+
+
+def _measure_max_segments() -> int:
+    """Return the limit, or 0 where the attempt said nothing about it."""
+    if not IS_LINUX:
+        return 1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+        except OSError:
+            return 1  # before Linux 4.18
+        sock.setblocking(False)
+        size = struct.pack("=H", 1)  # exactly a u16: any other length is EINVAL
+        try:
+            sock.bind(("127.0.0.1", 0))
+            sock.sendmsg(
+                [bytes(65)], [(SOL_UDP, UDP_SEGMENT, size)], 0, sock.getsockname()
+            )
+        except OSError as error:
+            return 64 if error.errno == errno.EINVAL else 0
+    return 128
+
+
+def drop_events(sock: socket.socket) -> int | None:
+    """Return the socket's drop counter as it stands (u32, wraps), or None before Linux 4.12.
+
+    The unit is a packet in the receive queue: a merged train of 20 datagrams that
+    found no room counts as one.
+    """
+    if not IS_LINUX:
+        return None
+    with contextlib.suppress(OSError):
+        words = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36)
+        if len(words) >= 4 * (SK_MEMINFO_DROPS + 1):
+            return int.from_bytes(words[32:36], sys.byteorder)
+    return None

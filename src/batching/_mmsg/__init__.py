@@ -1,0 +1,23 @@
+"""The native back end: sendmmsg and recvmmsg, planned and called in C.
+
+It plans trains and makes one attempt; it never waits, never retries, never decides.
+The stubs beside the modules say what each method promises; _portable is its twin.
+"""
+
+from .descriptor import Counters, Descriptor
+from .message import Message
+from .peers import Peer, Peers
+from .recv import RecvSlots, parse_control
+from .send import WINDOW, SendPlan
+
+__all__ = [
+    "WINDOW",
+    "Counters",
+    "Descriptor",
+    "Message",
+    "Peer",
+    "Peers",
+    "RecvSlots",
+    "SendPlan",
+    "parse_control",
+]

@@ -1,0 +1,33 @@
+from libc.stdint cimport uint64_t
+
+from .linux cimport batching_add, batching_load, pthread_mutex_t
+
+
+cdef class Counters:
+    cdef readonly uint64_t recv_calls, recv_messages, recv_trains, recv_datagrams, recv_bytes
+    cdef readonly uint64_t recv_truncated, recv_control_truncated
+    cdef readonly uint64_t send_calls, send_messages, send_trains, send_datagrams, send_bytes, send_errors
+
+
+cdef class Descriptor:
+    cdef object __weakref__
+    cdef object sock
+    cdef int fd, wake_fd, pid
+    cdef int users, is_closed, is_freed  # users: one for each call inside, and one for being open
+    cdef int n_sleepers, n_stale  # stale: asleep since before the last kick
+    cdef uint64_t kicks
+    cdef pthread_mutex_t lock  # held for a few instructions at a time, never over Python code
+
+    cdef void wake(self, bint for_good) noexcept nogil
+    cdef int free(self) except -1
+    cdef void close_wake_fd(self) noexcept nogil
+
+    cdef inline bint enter(self) except -1:
+        batching_add(&self.users, 1)
+        if batching_load(&self.is_closed):
+            self.leave()
+            return False
+        return True
+
+    cdef inline int leave(self) except -1:
+        return self.free() if batching_add(&self.users, -1) == 0 else 0

@@ -1,0 +1,148 @@
+# What the native back end takes from Linux and from CPython, grouped by header.
+# Declarations only, and the atomics that free-threaded builds need.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #define batching_add(p, n) __atomic_add_fetch((p), (n), __ATOMIC_SEQ_CST)
+    #define batching_count(p, n) ((void)__atomic_fetch_add((p), (n), __ATOMIC_RELAXED))
+    #define batching_swap(p, n) __atomic_exchange_n((p), (n), __ATOMIC_SEQ_CST)
+    #define batching_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+    #if PY_VERSION_HEX < 0x030C0000
+    /* Up to 3.11 the collector runs inside allocations, and with it any finalizer. */
+    #define batching_pause_gc() PyGC_Disable()
+    #define batching_resume_gc(was) do { if (was) PyGC_Enable(); } while (0)
+    #else
+    #define batching_pause_gc() 0
+    #define batching_resume_gc(was) ((void)(was))
+    #endif
+    #define batching_stolen(o) (o)
+    #ifdef Py_GIL_DISABLED
+    #define BATCHING_HAS_GIL 0
+    #else
+    #define BATCHING_HAS_GIL 1
+    #endif
+    """
+    int batching_add(int *p, int n) noexcept nogil
+    void batching_count(uint64_t *p, uint64_t n) noexcept nogil
+    int batching_swap(int *p, int n) noexcept nogil
+    int batching_load(int *p) noexcept nogil
+    int batching_pause_gc() noexcept
+    void batching_resume_gc(int was) noexcept
+    bint BATCHING_HAS_GIL
+    object stolen "batching_stolen"(PyObject *reference)  # hand a reference over to Cython
+
+cdef extern from "Python.h":
+    # Declared with PyObject *, so that references are counted by hand where it pays.
+    PyObject *raw_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t n)
+    PyObject *raw_tuple "PyTuple_New"(Py_ssize_t n)
+    void raw_tuple_set "PyTuple_SET_ITEM"(PyObject *t, Py_ssize_t i, PyObject *o) noexcept
+    PyObject *raw_list "PyList_New"(Py_ssize_t n)
+    int raw_list_cut "PyList_SetSlice"(PyObject *l, Py_ssize_t start, Py_ssize_t stop, PyObject *nothing) except -1
+    void raw_list_set "PyList_SET_ITEM"(PyObject *l, Py_ssize_t i, PyObject *o) noexcept
+    void raw_untrack "PyObject_GC_UnTrack"(PyObject *o) noexcept
+    void raw_incref "Py_INCREF"(PyObject *o) noexcept
+    void raw_decref "Py_DECREF"(PyObject *o)
+    char *raw_bytearray_data "PyByteArray_AS_STRING"(PyObject *o) noexcept
+    Py_ssize_t raw_bytearray_size "PyByteArray_GET_SIZE"(PyObject *o) noexcept
+    bint is_bytearray "PyByteArray_CheckExact"(object o) noexcept
+    bint is_unicode "PyUnicode_CheckExact"(object o) noexcept
+    bint is_long "PyLong_CheckExact"(object o) noexcept
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    struct sockaddr:
+        unsigned short sa_family
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    size_t CMSG_SPACE(size_t n) noexcept
+    size_t CMSG_LEN(size_t n) noexcept
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int n, int flags)
+    int recvmmsg(int fd, mmsghdr *messages, unsigned int n, int flags, timespec *timeout)
+    enum:
+        AF_INET, AF_INET6, SOL_SOCKET, SO_RXQ_OVFL, MSG_DONTWAIT, MSG_TRUNC, MSG_CTRUNC
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        unsigned char s6_addr[16]
+    struct sockaddr_in:
+        unsigned short sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_family
+        uint16_t sin6_port
+        uint32_t sin6_flowinfo
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
+    bint IN6_IS_ADDR_V4MAPPED(in6_addr *addr)
+    uint16_t htons(uint16_t x)
+    uint16_t ntohs(uint16_t x)
+    uint32_t htonl(uint32_t x)
+    uint32_t ntohl(uint32_t x)
+    enum:
+        SOL_UDP "IPPROTO_UDP"
+
+cdef extern from "<arpa/inet.h>" nogil:
+    int inet_pton(int family, const char *text, void *packed)
+    const char *inet_ntop(int family, const void *packed, char *text, socklen_t size)
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int ppoll(pollfd *fds, unsigned long n, timespec *timeout, void *mask)
+    enum:
+        POLLIN
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int initial, int flags)
+    enum:
+        EFD_CLOEXEC, EFD_NONBLOCK
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t write(int fd, const void *data, size_t n)
+    ssize_t read(int fd, void *data, size_t n)
+    int close_fd "close"(int fd)
+    int getpid()
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *m, void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *m)
+    int pthread_mutex_trylock(pthread_mutex_t *m)
+    int pthread_mutex_unlock(pthread_mutex_t *m)
+    int pthread_mutex_destroy(pthread_mutex_t *m)
+
+# include/uapi/linux/udp.h; the C library's header may be older than the kernel.
+cdef enum:
+    UDP_SEGMENT = 103
+    UDP_GRO = 104

@@ -1,0 +1,107 @@
+"""Message: a datagram's place in read_batch, filled without a Python object made."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.object cimport PyObject
+
+from .linux cimport BATCHING_HAS_GIL, is_bytearray, raw_bytearray_data, raw_bytearray_size
+
+
+@cython.final
+cdef class Message:
+    """A datagram's place in Conn.read_batch: a buffer to fill, and what came.
+
+    Fields as golang.org/x/net/ipv6.Message has them.  A buffer that is no bytearray
+    stays exported (cannot be resized or released) while the Message has it.
+
+    Args:
+        buffers: One writable, C-contiguous buffer, in a list.
+        oob: A writable buffer of min_control_message_size() bytes or more for the
+            control bytes.
+
+    Attributes:
+        addr: The sender.
+        n: Bytes of the datagram in buffers[0]; 0 is an empty datagram.
+        nn: Control bytes in oob; a train's first datagram has them.
+        flags: MSG_TRUNC: the buffer was too short; MSG_CTRUNC: control bytes were cut.
+    """
+
+    def __init__(self, buffers, oob=None):
+        self.buffers = buffers
+        self.oob = bytearray() if oob is None else oob
+
+    def __dealloc__(self):
+        if self.data_owner is not None:
+            PyBuffer_Release(&self.data_view)
+        if self.oob_owner is not None:
+            PyBuffer_Release(&self.oob_view)
+
+    @property
+    def data(self):
+        """The n bytes received, in buffers[0]; not a copy."""
+        return memoryview(self.buffers[0]).cast("B")[:self.n]
+
+    def __repr__(self):
+        return f"<Message n={self.n} nn={self.nn} flags={self.flags:#x} addr={self.addr!r}>"
+
+    cdef int prepare(self, Py_ssize_t min_oob) except -1:
+        # Check, and get hold of the memory.  May run the buffers' own code.
+        cdef Py_ssize_t n
+        if not isinstance(self.buffers, (list, tuple)):
+            raise TypeError(f"buffers must be a list, not {type(self.buffers).__name__}")
+        n = len(self.buffers)
+        if n != 1:
+            raise ValueError(f"must have exactly 1 buffer, has {n}")
+        data = self.buffers[0]
+        if not is_lendable(data) and data is not self.data_owner:
+            if self.data_owner is not None:
+                self.data_owner = None
+                PyBuffer_Release(&self.data_view)
+            borrow(data, &self.data_view, "buffers[0]")
+            self.data_owner = data
+        if not is_lendable(self.oob) and self.oob is not self.oob_owner:
+            if self.oob_owner is not None:
+                self.oob_owner = None
+                PyBuffer_Release(&self.oob_view)
+            borrow(self.oob, &self.oob_view, "oob")
+            self.oob_owner = self.oob
+        n = raw_bytearray_size(<PyObject *>self.oob) if is_lendable(self.oob) else self.oob_view.len
+        if n < min_oob:
+            raise ValueError(f"oob of {n} bytes, must hold at least {min_oob}")
+        return 0
+
+    cdef bint locate(self, Target *data, Target *oob) noexcept:
+        # Find the memory again, in C only; False when the fields are not those prepared.
+        cdef object buffers = self.buffers
+        if type(buffers) is list and len(<list>buffers) == 1:
+            return (find(<object>(<list>buffers)[0], self.data_owner, &self.data_view, data)
+                    and find(self.oob, self.oob_owner, &self.oob_view, oob))
+        if type(buffers) is tuple and len(<tuple>buffers) == 1:
+            return (find(<object>(<tuple>buffers)[0], self.data_owner, &self.data_view, data)
+                    and find(self.oob, self.oob_owner, &self.oob_view, oob))
+        return False
+
+
+cdef inline bint is_lendable(object buffer) noexcept:
+    # With the GIL held, a bytearray's memory can be used without exporting it.
+    return BATCHING_HAS_GIL and is_bytearray(buffer)
+
+
+cdef int borrow(object buffer, Py_buffer *view, str name) except -1:
+    try:
+        PyObject_GetBuffer(buffer, view, PyBUF_WRITABLE)
+    except BufferError as error:
+        raise ValueError(f"{name} must be writable and C-contiguous: {error}") from None
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from None
+    return 0
+
+
+cdef inline bint find(object buffer, object owner, Py_buffer *view, Target *target) noexcept:
+    if is_lendable(buffer):
+        target.memory = raw_bytearray_data(<PyObject *>buffer)
+        target.n_bytes = raw_bytearray_size(<PyObject *>buffer)
+        return True
+    target.memory = <char *>view.buf
+    target.n_bytes = view.len
+    return owner is not None and buffer is owner

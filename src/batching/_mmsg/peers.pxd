@@ -1,0 +1,32 @@
+from cpython.object cimport PyObject
+
+from .linux cimport sockaddr_in6, socklen_t
+from .train cimport PeerState
+
+cdef enum:
+    CACHE_SIZE = 1024  # a power of two
+
+
+cdef class Peer:
+    cdef PeerState state
+    cdef readonly object address
+    cdef bint is_used, is_forgotten
+
+
+cdef class Peers:
+    cdef int family, max_segments
+    cdef bint is_dual_stack
+    cdef Py_ssize_t capacity
+    cdef Peer connected
+    cdef dict by_address, by_name  # address tuple, sockaddr bytes → Peer
+    cdef PyObject *seen[CACHE_SIZE]  # the address object (owned) that hashed here last,
+    cdef PyObject *seen_peer[CACHE_SIZE]  # and its Peer (owned)
+    cdef PyObject *heard[CACHE_SIZE]  # the Peer (owned) whose sockaddr hashed here last
+
+    cdef int put(self, PyObject **entry, PyObject *value) except -1
+    cdef Peer find(self, object address)
+    cdef Peer look_up(self, object address, size_t slot)
+    cdef socklen_t pack(self, object address, sockaddr_in6 *name) except 0
+    cdef Peer named(self, sockaddr_in6 *name, socklen_t length)
+    cdef int forget_one(self) except -1
+    cdef object heard_from(self, sockaddr_in6 *name, socklen_t length)

@@ -1,0 +1,192 @@
+"""Peers: remote addresses, parsed once, and what sending to them has taught us."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.stdint cimport uint16_t, uint32_t, uintptr_t
+from libc.string cimport memcmp, memcpy, memset
+
+from .linux cimport (
+    AF_INET, AF_INET6, IN6_IS_ADDR_V4MAPPED, htonl, htons, inet_ntop, is_long, is_unicode, ntohl, ntohs,
+    raw_decref, raw_incref, sockaddr_in, sockaddr_in6, socklen_t,
+)
+
+from .._address import parse_address
+
+
+@cython.final
+cdef class Peer:
+    """A remote address and what sending to it has taught us."""
+
+    def __cinit__(self):
+        self.state.first_item = self.state.last_item = -1
+        self.state.max_segment_size = 65535
+        self.state.owner = <PyObject *>self
+
+    @property
+    def max_segments(self):
+        return self.state.max_segments
+
+    @max_segments.setter
+    def max_segments(self, int value):
+        self.state.max_segments = value
+
+    @property
+    def max_segment_size(self):
+        return self.state.max_segment_size
+
+    @max_segment_size.setter
+    def max_segment_size(self, int value):
+        self.state.max_segment_size = value
+
+
+cdef inline bint is_immutable(tuple address):
+    # Its identity, or its hash, then stands for its content, and no user code runs.
+    cdef Py_ssize_t i, n = PyTuple_GET_SIZE(address)
+    if type(address) is not tuple or n == 0 or not is_unicode(<object>PyTuple_GET_ITEM(address, 0)):
+        return False
+    for i in range(1, n):
+        if not is_long(<object>PyTuple_GET_ITEM(address, i)):
+            return False
+    return True
+
+
+@cython.final
+cdef class Peers:
+    """The peers of one Conn: found by identity, else equality, else sockaddr."""
+    def __init__(self, int family, bint is_dual_stack, int max_segments, Py_ssize_t capacity=2048):
+        self.family = family
+        self.is_dual_stack = is_dual_stack
+        self.max_segments = max_segments
+        self.capacity = capacity
+        self.by_address, self.by_name = {}, {}
+
+    def __dealloc__(self):
+        for i in range(CACHE_SIZE):
+            self.put(&self.seen[i], NULL)
+            self.put(&self.seen_peer[i], NULL)
+            self.put(&self.heard[i], NULL)
+
+    def __len__(self):
+        return len(self.by_name)
+
+    cdef int put(self, PyObject **entry, PyObject *value) except -1:
+        cdef PyObject *old = entry[0]
+        if value != NULL:
+            raw_incref(value)
+        entry[0] = value
+        if old != NULL:
+            raw_decref(old)
+        return 0
+
+    def get(self, address):
+        return self.find(address)
+
+    def connect(self, address):
+        cdef Peer peer = self.find(address)
+        peer.state.is_connected = True
+        self.connected = peer
+
+    cdef Peer find(self, object address):
+        cdef size_t slot
+        cdef Peer peer
+        if address is None and self.connected is not None:
+            return self.connected
+        slot = ((<uintptr_t><PyObject *>address >> 4) ^ (<uintptr_t><PyObject *>address >> 14)) % CACHE_SIZE
+        with cython.critical_section(self):
+            if self.seen[slot] == <PyObject *>address:
+                peer = <Peer>self.seen_peer[slot]
+                if not peer.is_forgotten:
+                    peer.is_used = True
+                    return peer
+            return self.look_up(address, slot)
+
+    cdef Peer look_up(self, object address, size_t slot):
+        cdef sockaddr_in6 name
+        cdef Peer peer
+        cdef bint keep = isinstance(address, tuple) and is_immutable(address)
+        if address is None:
+            raise ValueError("no address, and the connection is not connected")
+        peer = self.by_address.get(address) if keep else None
+        if peer is None or peer.is_forgotten:
+            peer = self.named(&name, self.pack(address, &name))
+            if keep:
+                if len(self.by_address) >= 2 * self.capacity:
+                    self.by_address.clear()
+                self.by_address[address] = peer
+        peer.is_used = True
+        if keep:
+            self.put(&self.seen_peer[slot], NULL)  # first, so that no pair is ever wrong
+            self.put(&self.seen[slot], <PyObject *>address)
+            self.put(&self.seen_peer[slot], <PyObject *>peer)
+        return peer
+
+    cdef socklen_t pack(self, object address, sockaddr_in6 *name) except 0:
+        cdef sockaddr_in *name4 = <sockaddr_in *>name
+        memset(name, 0, sizeof(sockaddr_in6))
+        parsed = parse_address(address, self.family, self.is_dual_stack)
+        if self.family == AF_INET:
+            name4.sin_family = AF_INET
+            name4.sin_port = htons(<uint16_t>parsed.port)
+            memcpy(&name4.sin_addr, PyBytes_AS_STRING(parsed.host), 4)
+            return sizeof(sockaddr_in)
+        name.sin6_family = AF_INET6
+        name.sin6_port = htons(<uint16_t>parsed.port)
+        name.sin6_flowinfo = htonl(<uint32_t>parsed.flowinfo)
+        name.sin6_scope_id = <uint32_t>parsed.scope_id
+        memcpy(&name.sin6_addr, PyBytes_AS_STRING(parsed.host), 16)
+        return sizeof(sockaddr_in6)
+
+    cdef Peer named(self, sockaddr_in6 *name, socklen_t length):
+        cdef bytes key = PyBytes_FromStringAndSize(<char *>name, length)
+        cdef Peer peer = self.by_name.get(key)
+        if peer is None:
+            peer = Peer()
+            peer.state.name = name[0]
+            peer.state.name_length = length
+            peer.state.max_segments = self.max_segments
+            is_ipv6 = self.family == AF_INET6 and not IN6_IS_ADDR_V4MAPPED(&name.sin6_addr)
+            peer.state.max_bytes = 65535 - 8 if is_ipv6 else 65535 - 20 - 8
+            peer.address = spell(name)
+            while len(self.by_name) >= self.capacity:
+                self.forget_one()
+            self.by_name[key] = peer
+        return peer
+
+    cdef int forget_one(self) except -1:
+        # The clock algorithm: who was used since the hand last passed gets another round.
+        key = next(iter(self.by_name))
+        cdef Peer peer = self.by_name.pop(key)
+        if peer.is_used or peer is self.connected:
+            peer.is_used = False
+            self.by_name[key] = peer
+        else:
+            peer.is_forgotten = True
+        return 0
+
+    cdef object heard_from(self, sockaddr_in6 *name, socklen_t length):
+        # The address of a sender, of which there is one tuple a peer.
+        cdef uint32_t *words = <uint32_t *>name
+        cdef size_t slot = (words[0] ^ (words[0] >> 16) ^ words[1] ^ words[2] ^ words[5] ^ (words[1] >> 16)) % CACHE_SIZE
+        cdef Peer peer
+        with cython.critical_section(self):
+            if self.heard[slot] != NULL:
+                peer = <Peer>self.heard[slot]
+                if not peer.is_forgotten and memcmp(&peer.state.name, name, sizeof(sockaddr_in6)) == 0:
+                    peer.is_used = True
+                    return peer.address
+            peer = self.named(name, length)
+            peer.is_used = True
+            self.put(&self.heard[slot], <PyObject *>peer)
+            return peer.address
+
+
+cdef object spell(sockaddr_in6 *name):
+    cdef char text[64]
+    cdef sockaddr_in *name4 = <sockaddr_in *>name
+    if name.sin6_family == AF_INET:
+        inet_ntop(AF_INET, &name4.sin_addr, text, sizeof(text))
+        return text.decode("ascii"), ntohs(name4.sin_port)
+    inet_ntop(AF_INET6, &name.sin6_addr, text, sizeof(text))
+    return text.decode("ascii"), ntohs(name.sin6_port), ntohl(name.sin6_flowinfo), name.sin6_scope_id

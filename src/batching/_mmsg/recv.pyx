@@ -1,0 +1,400 @@
+"""RecvSlots: slabs that the kernel writes into, and the datagrams in them not yet taken."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_Clear
+from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.object cimport PyObject
+from libc.errno cimport EBADF, EBADMSG, ESHUTDOWN, errno
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from .control cimport Control, read_control
+from .descriptor cimport Counters, Descriptor
+from .linux cimport (
+    MSG_CTRUNC, MSG_DONTWAIT, MSG_TRUNC, batching_count, batching_pause_gc, batching_resume_gc, iovec, mmsghdr,
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_trylock,
+    pthread_mutex_unlock, raw_bytes, raw_decref, raw_incref, raw_list, raw_list_cut, raw_list_set, raw_tuple, raw_tuple_set,
+    raw_untrack, recvmmsg, sockaddr_in6, stolen,
+)
+from .message cimport Message, Target
+from .peers cimport Peers
+from .slots cimport (
+    MAX_SLOTS, PATIENCE, SLAB_SIZE, Arrival, SlabPool, Slot, Tally, empty_pool, give_slab, next_length,
+    prepare_slot, read_arrival, take_one, take_slab,
+)
+
+from ..segments import Segments
+
+cdef enum:
+    COPY_BELOW = 4096  # a kept view of a small train shall not pin a slab of 64 KiB
+
+
+@cython.final
+@cython.internal
+cdef class Pool:
+    """Where the memory of slabs goes back to; it outlives the RecvSlots while views do."""
+    cdef SlabPool pool
+
+    def __cinit__(self):
+        pthread_mutex_init(&self.pool.lock, NULL)
+
+    def __dealloc__(self):
+        empty_pool(&self.pool, True)
+        pthread_mutex_destroy(&self.pool.lock)
+
+
+@cython.final
+@cython.internal
+cdef class Slab:
+    """A train's memory while somebody looks at it: read-only, as long as what arrived."""
+    cdef Pool pool
+    cdef char *data  # what arrived, within the slab
+    cdef Py_ssize_t n_bytes
+    cdef char *memory  # the whole slab, once it belongs to this
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.n_bytes, True, flags)
+
+    def __dealloc__(self):
+        if self.memory != NULL:
+            give_slab(&self.pool.pool, self.memory)
+
+
+@cython.final
+cdef class RecvSlots:
+    """Slabs that the kernel writes into, and the datagrams in them not yet taken."""
+    cdef object __weakref__
+    cdef Peers peers
+    cdef Counters counters
+    cdef Pool pool
+    cdef pthread_mutex_t lock
+    cdef Slot *slots
+    cdef mmsghdr *headers
+    cdef iovec *iovecs
+    cdef sockaddr_in6 *names
+    cdef char *controls
+    cdef size_t control_size, min_oob
+    cdef bint gro
+    cdef int max_slots, n_slots  # allowed, and in use now
+    cdef int n_arrived, current  # of the last call's messages: how many, and the first not yet taken whole
+    cdef int n_idle  # calls in a row that left most slots empty
+    cdef readonly int pending
+    cdef readonly uint32_t overflows
+
+    def __cinit__(self, Peers peers not None, Counters counters not None, int max_slots=16,
+                  bint gro=True, size_t control_size=512, size_t min_oob=48):
+        if not 1 <= max_slots <= MAX_SLOTS:
+            raise ValueError(f"max_slots {max_slots}, must be 1 to {MAX_SLOTS}")
+        self.peers = peers
+        self.counters = counters
+        self.pool = Pool()
+        self.max_slots = max_slots
+        self.n_slots = 1
+        self.gro = gro
+        self.control_size = control_size
+        self.min_oob = min_oob
+        pthread_mutex_init(&self.lock, NULL)
+        self.slots = <Slot *>calloc(max_slots, sizeof(Slot))
+        self.headers = <mmsghdr *>calloc(max_slots, sizeof(mmsghdr))
+        self.iovecs = <iovec *>calloc(max_slots, sizeof(iovec))
+        self.names = <sockaddr_in6 *>calloc(max_slots, sizeof(sockaddr_in6))
+        self.controls = <char *>calloc(max_slots, control_size + 1)
+        if not (self.slots and self.headers and self.iovecs and self.names and self.controls):
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.slots != NULL:
+            self.free_slabs(0)
+        free(self.slots)
+        free(self.headers)
+        free(self.iovecs)
+        free(self.names)
+        free(self.controls)
+        pthread_mutex_destroy(&self.lock)
+
+    cdef void acquire(self) noexcept:
+        # Never held while waiting, yet by others over a system call: let them come to its end.
+        if pthread_mutex_trylock(&self.lock):
+            with nogil:
+                pthread_mutex_lock(&self.lock)
+
+    cdef void free_slabs(self, int first) noexcept:
+        cdef int i
+        for i in range(first, self.max_slots):
+            if self.slots[i].slab != NULL:
+                give_slab(&self.pool.pool, self.slots[i].slab)
+            self.slots[i].slab = NULL
+        empty_pool(&self.pool.pool, False)
+
+    def attempt(self, Descriptor descriptor not None):
+        cdef int received, failure = 0
+        self.acquire()
+        try:
+            if not descriptor.enter():
+                return 0, EBADF
+            if self.pending:
+                descriptor.leave()
+                return self.pending, 0
+            if not self.prepare():
+                descriptor.leave()
+                raise MemoryError
+            with nogil:
+                received = recvmmsg(descriptor.fd, self.headers, self.n_slots, MSG_DONTWAIT, NULL)
+                if received < 0:
+                    failure = errno
+            descriptor.leave()
+            batching_count(&self.counters.recv_calls, 1)
+            if received > 0:
+                failure = self.read_arrivals(received)
+            return self.pending, failure
+        finally:
+            pthread_mutex_unlock(&self.lock)
+
+    cdef bint prepare(self) noexcept:
+        cdef int i
+        for i in range(self.n_slots):
+            if self.slots[i].slab == NULL:
+                self.slots[i].slab = take_slab(&self.pool.pool)
+                if self.slots[i].slab == NULL:
+                    return False
+            prepare_slot(&self.headers[i], &self.iovecs[i], &self.slots[i], &self.names[i],
+                         self.controls + <size_t>i * self.control_size, self.control_size)
+        return True
+
+    cdef int read_arrivals(self, int received) noexcept:
+        cdef int i
+        cdef Tally tally
+        memset(&tally, 0, sizeof(tally))
+        for i in range(received):
+            read_arrival(&self.headers[i], &self.slots[i].arrival, self.gro, &tally)
+        self.n_arrived = received
+        self.current = 0
+        self.pending = tally.n_datagrams
+        if tally.has_overflows:
+            self.overflows = tally.overflows
+        batching_count(&self.counters.recv_messages, tally.n_messages)
+        batching_count(&self.counters.recv_trains, tally.n_trains)
+        batching_count(&self.counters.recv_datagrams, tally.n_datagrams)
+        batching_count(&self.counters.recv_bytes, tally.n_bytes)
+        if tally.n_cut or tally.n_control_cut:
+            batching_count(&self.counters.recv_truncated, tally.n_cut)
+            batching_count(&self.counters.recv_control_truncated, tally.n_control_cut)
+        self.adapt(received)
+        if tally.n_lost:
+            return EBADMSG
+        return ESHUTDOWN if tally.is_shut_down and not self.pending else 0
+
+    cdef void adapt(self, int received) noexcept:
+        # As many slots as are used, at a quarter full half as many: memory follows the load.
+        if received == self.n_slots:
+            self.n_idle = 0
+            self.n_slots = min(2 * self.n_slots, self.max_slots)
+        elif received * 4 > self.n_slots:
+            self.n_idle = 0
+        elif self.n_slots > 2:
+            self.n_idle += 1
+            if self.n_idle >= PATIENCE and received <= self.n_slots // 2:
+                self.n_idle = 0
+                self.n_slots //= 2
+                self.free_slabs(self.n_slots)
+
+    cdef Arrival *next_arrival(self) noexcept:
+        # The arrival of the next pending datagram; only to be called with one pending.
+        while self.slots[self.current].arrival.n_taken == self.slots[self.current].arrival.n_datagrams:
+            self.current += 1
+        return &self.slots[self.current].arrival
+
+    cdef object sender(self):
+        cdef mmsghdr *header = &self.headers[self.current]
+        return self.peers.heard_from(&self.names[self.current], header.msg_hdr.msg_namelen)
+
+    def take(self, int limit=0):
+        cdef int was_collecting, n, taken = 0
+        cdef PyObject *out = NULL
+        self.acquire()
+        was_collecting = batching_pause_gc()  # a finalizer must not meet us with the lock held
+        try:
+            n = self.pending if limit <= 0 else min(limit, self.pending)
+            out = raw_list(n)
+            while taken < n:
+                taken += self.take_pairs(out, taken, n)
+        except MemoryError:
+            if taken == 0:  # else what is there is returned, and the rest waits
+                raise
+        finally:
+            batching_resume_gc(was_collecting)
+            pthread_mutex_unlock(&self.lock)
+            if out != NULL and taken < n:
+                raw_list_cut(out, taken, n, NULL)
+            if out != NULL and taken == 0 and n > 0:
+                raw_decref(out)
+        return stolen(out)
+
+    cdef int take_pairs(self, PyObject *out, int start, int stop) except -1:
+        # Of one arrival; the sender is looked up once.
+        cdef Arrival *arrival = self.next_arrival()
+        cdef char *slab = self.slots[self.current].slab
+        cdef PyObject *data
+        cdef PyObject *pair
+        cdef object address = self.sender()
+        cdef size_t length
+        cdef int i = start
+        while i < stop and arrival.n_taken < arrival.n_datagrams:
+            length = next_length(arrival)
+            data = raw_bytes(slab + arrival.taken_bytes, length)
+            pair = raw_tuple(2) if data != NULL else NULL
+            if pair == NULL:
+                if i > start:
+                    PyErr_Clear()
+                    return i - start
+                raise MemoryError
+            raw_incref(<PyObject *>address)
+            raw_tuple_set(pair, 0, data)
+            raw_tuple_set(pair, 1, <PyObject *>address)
+            raw_untrack(pair)  # bytes and a tuple of atoms: no cycle, nothing for the collector to visit
+            raw_list_set(out, i, pair)
+            take_one(arrival, length)
+            self.pending -= 1
+            i += 1
+        return i - start
+
+    def take_segments(self):
+        cdef int was_collecting
+        cdef list out = []
+        self.acquire()
+        was_collecting = batching_pause_gc()
+        try:
+            while self.pending:
+                out.append(self.take_train())
+        except MemoryError:
+            if not out:
+                raise
+        finally:
+            batching_resume_gc(was_collecting)
+            pthread_mutex_unlock(&self.lock)
+        return out
+
+    cdef object take_train(self):
+        cdef Arrival *arrival = self.next_arrival()
+        cdef Slot *slot = &self.slots[self.current]
+        cdef size_t n_bytes = arrival.n_bytes - arrival.taken_bytes
+        cdef int n_datagrams = arrival.n_datagrams - arrival.n_taken
+        cdef Slab slab
+        address = self.sender()
+        train = Segments.__new__(Segments)
+        train.segment_size = arrival.segment_size if n_datagrams > 1 else n_bytes
+        train.addr = address
+        train.truncated = bool(arrival.flags & MSG_TRUNC)
+        if n_bytes < COPY_BELOW:
+            train.data = PyMemoryView_FromObject(PyBytes_FromStringAndSize(slot.slab + arrival.taken_bytes, n_bytes))
+        else:
+            slab = Slab.__new__(Slab)
+            slab.data, slab.n_bytes = slot.slab + arrival.taken_bytes, n_bytes
+            train.data = PyMemoryView_FromObject(slab)
+            slab.pool, slab.memory = self.pool, slot.slab  # from here on it is the view's
+            slot.slab = NULL
+        arrival.n_taken = arrival.n_datagrams
+        self.pending -= n_datagrams
+        return train
+
+    def check(self, msgs):
+        self.prepare_messages(as_list(msgs))
+
+    cdef int prepare_messages(self, list msgs) except -1:
+        cdef int i = 0
+        try:
+            for i in range(len(msgs)):
+                if not isinstance(msgs[i], Message):
+                    raise TypeError(f"must be a Message, not {type(msgs[i]).__name__}")
+                (<Message>msgs[i]).prepare(self.min_oob)
+        except TypeError as error:
+            raise TypeError(f"message {i}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"message {i}: {error}") from None
+        return 0
+
+    def take_into(self, msgs):
+        cdef list items = as_list(msgs)
+        cdef list replaced = []  # what a Message held; let go of after the lock, it may be anything
+        cdef int filled = 0
+        cdef int was_collecting
+        self.prepare_messages(items)
+        self.acquire()
+        was_collecting = batching_pause_gc()
+        try:
+            while self.pending and filled < len(items) and isinstance(items[filled], Message):
+                n = self.fill_from_train(items, filled, replaced)
+                if n == 0:
+                    break
+                filled += n
+            if self.pending and filled == 0 and items:
+                raise ValueError("message 0: its buffers changed during the call")
+        finally:
+            batching_resume_gc(was_collecting)
+            pthread_mutex_unlock(&self.lock)
+        return filled
+
+    cdef int fill_from_train(self, list items, int start, list replaced) except -1:
+        # Of one arrival; the sender is looked up once.
+        cdef Arrival *arrival = self.next_arrival()
+        cdef object address = self.sender()
+        cdef Message message
+        cdef Target data, oob
+        cdef int i = start
+        while i < len(items) and arrival.n_taken < arrival.n_datagrams:
+            if type(items[i]) is not Message:
+                break
+            message = <Message>items[i]
+            if not message.locate(&data, &oob):
+                break
+            if message.addr is not address:
+                replaced.append(message.addr)
+                message.addr = address
+            self.fill(message, arrival, &data, &oob)
+            i += 1
+        return i - start
+
+    cdef void fill(self, Message message, Arrival *arrival, Target *data, Target *oob) noexcept:
+        cdef Slot *slot = &self.slots[self.current]
+        cdef mmsghdr *header = &self.headers[self.current]
+        cdef size_t length = next_length(arrival), n = min(length, <size_t>data.n_bytes)
+        memcpy(data.memory, slot.slab + arrival.taken_bytes, n)
+        message.n = <int>n
+        message.nn = message.flags = 0
+        if arrival.n_taken == 0:
+            message.nn = <int>min(header.msg_hdr.msg_controllen, <size_t>oob.n_bytes)
+            memcpy(oob.memory, header.msg_hdr.msg_control, message.nn)
+            if <size_t>message.nn < header.msg_hdr.msg_controllen:
+                message.flags = MSG_CTRUNC
+            message.flags |= arrival.flags & MSG_CTRUNC
+        take_one(arrival, length)
+        self.pending -= 1
+        if arrival.n_taken == arrival.n_datagrams:
+            message.flags |= arrival.flags & MSG_TRUNC
+        if n < length:
+            message.flags |= MSG_TRUNC
+            batching_count(&self.counters.recv_truncated, 1)
+
+    def shrink(self):
+        self.acquire()
+        if not self.pending:
+            self.n_slots = 1
+            self.free_slabs(1)
+        pthread_mutex_unlock(&self.lock)
+
+    def after_fork(self):
+        pthread_mutex_init(&self.lock, NULL)
+        pthread_mutex_init(&self.pool.pool.lock, NULL)
+
+
+cdef inline list as_list(object msgs):
+    return <list>msgs if type(msgs) is list else list(msgs)
+
+
+def parse_control(const unsigned char[::1] control not None):
+    """Return (segment size of UDP_GRO or 0, SO_RXQ_OVFL or -1) found in control bytes."""
+    cdef Control found = read_control(<const char *>&control[0] if control.shape[0] else NULL, control.shape[0])
+    return found.segment_size, found.overflows if found.has_overflows else -1

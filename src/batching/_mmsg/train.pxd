@@ -1,0 +1,282 @@
+# Planning: which datagrams share a message.  C only; no Python object is touched.
+#
+# Rule 1: a train has one peer and one segment size; only its last datagram may be
+# shorter, and none may be empty (an empty one is a message of its own).
+# Rule 2: a train holds what the peer allows: max_segments, max_segment_size, and never
+# more bytes than IP carries.
+# Rule 3: the datagrams of one peer keep their order; peers come in the order of their
+# first datagram.
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memset
+
+from .control cimport SEND_CONTROL_SIZE, put_segment_size
+from .linux cimport iovec, mmsghdr, sockaddr_in6, socklen_t
+
+cdef struct PeerState:
+    sockaddr_in6 name  # or a sockaddr_in; zeroed first, so that it compares as bytes
+    socklen_t name_length
+    bint is_connected
+    int max_segments
+    int max_segment_size
+    int max_bytes
+    int first_item, last_item  # scratch of plan_items(); -1 outside of it
+    PyObject *owner  # the Peer that this is part of
+
+cdef struct Item:  # what was loaded: a datagram, or a run of them in one buffer
+    char *data
+    size_t n_bytes
+    size_t segment_size  # 0: a single datagram
+    PeerState *peer
+    int next_item  # of the same peer; -1: none
+
+cdef struct Piece:  # datagrams of one item in one message; there is one iovec for each
+    int item
+    int first_datagram  # within the item
+    int n_datagrams
+
+cdef struct Train:  # a message, of one datagram or several
+    PeerState *peer
+    int first_piece
+    int n_pieces
+    int n_datagrams
+    int segment_size  # 0: a single datagram
+    int failure  # errno
+    size_t n_bytes
+
+cdef struct Plan:
+    Item *items
+    int n_items, items_capacity
+    PeerState **peers
+    Piece *pieces
+    iovec *iovecs
+    int n_pieces, pieces_capacity
+    Train *trains
+    mmsghdr *headers
+    char *controls
+    int n_trains, trains_capacity
+
+
+cdef inline bint grow(void **array, size_t n, size_t size) noexcept nogil:
+    cdef void *grown = realloc(array[0], n * size)
+    if grown == NULL:
+        return False
+    array[0] = grown
+    return True
+
+cdef inline bint reserve_items(Plan *plan, int n) noexcept nogil:
+    if n <= plan.items_capacity:
+        return True
+    if not (grow(<void **>&plan.items, n, sizeof(Item)) and grow(<void **>&plan.peers, n, sizeof(void *))):
+        return False
+    plan.items_capacity = n
+    return True
+
+cdef inline bint reserve_pieces(Plan *plan, int n) noexcept nogil:
+    if n <= plan.pieces_capacity:
+        return True
+    if not (grow(<void **>&plan.pieces, n, sizeof(Piece)) and grow(<void **>&plan.iovecs, n, sizeof(iovec))):
+        return False
+    plan.pieces_capacity = n
+    return True
+
+cdef inline bint reserve_trains(Plan *plan, int n) noexcept nogil:
+    if n <= plan.trains_capacity:
+        return True
+    if not (grow(<void **>&plan.trains, n, sizeof(Train))
+            and grow(<void **>&plan.headers, n, sizeof(mmsghdr))
+            and grow(<void **>&plan.controls, n, SEND_CONTROL_SIZE)):
+        return False
+    plan.trains_capacity = n
+    return True
+
+cdef inline void free_plan(Plan *plan) noexcept nogil:
+    free(plan.items)
+    free(plan.peers)
+    free(plan.pieces)
+    free(plan.iovecs)
+    free(plan.trains)
+    free(plan.headers)
+    free(plan.controls)
+    memset(plan, 0, sizeof(Plan))
+
+
+cdef inline int datagrams_of(size_t n_bytes, size_t segment_size) noexcept nogil:
+    # Of a run; 2**31 one-byte datagrams are refused when they are loaded.
+    return 1 if segment_size == 0 or n_bytes == 0 else <int>((n_bytes + segment_size - 1) // segment_size)
+
+cdef inline int segments_allowed(PeerState *peer, size_t segment_size) noexcept nogil:
+    cdef size_t fit
+    if segment_size == 0 or segment_size > <size_t>peer.max_segment_size:
+        return 1
+    fit = <size_t>peer.max_bytes // segment_size
+    if fit < 2 or peer.max_segments < 2:
+        return 1
+    return <int>fit if fit < <size_t>peer.max_segments else peer.max_segments
+
+cdef inline Train *open_train(Plan *plan, PeerState *peer) noexcept nogil:
+    cdef Train *train = &plan.trains[plan.n_trains]
+    plan.n_trains += 1
+    memset(train, 0, sizeof(Train))
+    train.peer = peer
+    train.first_piece = plan.n_pieces
+    return train
+
+cdef inline void add_piece(Plan *plan, Train *train, int item, int first, int n, char *data,
+                           size_t n_bytes) noexcept nogil:
+    cdef Piece *piece = &plan.pieces[plan.n_pieces]
+    piece.item = item
+    piece.first_datagram = first
+    piece.n_datagrams = n
+    plan.iovecs[plan.n_pieces].iov_base = data
+    plan.iovecs[plan.n_pieces].iov_len = n_bytes
+    plan.n_pieces += 1
+    train.n_pieces += 1
+    train.n_datagrams += n
+    train.n_bytes += n_bytes
+
+cdef inline void add_run(Plan *plan, PeerState *peer, int item, int first, int n, int allowed,
+                         char *data, size_t n_bytes, size_t segment_size) noexcept nogil:
+    # A run of n datagrams in one buffer, as trains of at most `allowed`.
+    cdef int taken
+    cdef size_t length
+    cdef Train *train
+    while n:
+        taken = n if n < allowed else allowed
+        length = n_bytes if taken == n else taken * segment_size
+        train = open_train(plan, peer)
+        train.segment_size = <int>segment_size if taken > 1 else 0
+        add_piece(plan, train, item, first, taken, data, length)
+        data += length
+        n_bytes -= length
+        first += taken
+        n -= taken
+
+cdef inline void plan_peer(Plan *plan, PeerState *peer) noexcept nogil:
+    cdef int index = peer.first_item, room = 0  # datagrams that the open train still takes
+    cdef size_t size = 0  # its segment size
+    cdef Train *train = NULL
+    cdef Item *item
+    while index >= 0:
+        item = &plan.items[index]
+        if item.segment_size:
+            room = 0
+            add_run(plan, peer, index, 0, datagrams_of(item.n_bytes, item.segment_size),
+                    segments_allowed(peer, item.segment_size), item.data, item.n_bytes, item.segment_size)
+        else:
+            if room == 0 or item.n_bytes == 0 or item.n_bytes > size:
+                train = open_train(plan, peer)
+                size = item.n_bytes
+                room = segments_allowed(peer, size)
+            else:
+                train.segment_size = <int>size
+            add_piece(plan, train, index, 0, 1, item.data, item.n_bytes)
+            room = 0 if item.n_bytes < size else room - 1
+        index = item.next_item
+
+cdef inline void lay_out(Plan *plan, int first) noexcept nogil:
+    # Fill the kernel's headers, whose pointers a growing array would leave stale.
+    cdef int i
+    cdef Train *train
+    cdef mmsghdr *header
+    cdef char *control
+    memset(&plan.headers[first], 0, (plan.n_trains - first) * sizeof(mmsghdr))
+    for i in range(first, plan.n_trains):
+        train = &plan.trains[i]
+        header = &plan.headers[i]
+        if not train.peer.is_connected:
+            header.msg_hdr.msg_name = &train.peer.name
+            header.msg_hdr.msg_namelen = train.peer.name_length
+        header.msg_hdr.msg_iov = &plan.iovecs[train.first_piece]
+        header.msg_hdr.msg_iovlen = train.n_pieces
+        if train.segment_size:  # never on a single datagram: it gains nothing and breaks on some devices
+            control = plan.controls + <size_t>i * SEND_CONTROL_SIZE
+            header.msg_hdr.msg_control = control
+            header.msg_hdr.msg_controllen = put_segment_size(control, <unsigned short>train.segment_size)
+
+cdef inline bint plan_items(Plan *plan) noexcept nogil:
+    # Group the items by peer, each peer's in a list of their own, then cut trains.
+    cdef int i, n_peers = 0
+    cdef size_t needed = 0
+    cdef PeerState *peer
+    cdef Item *item
+    for i in range(plan.n_items):
+        item = &plan.items[i]
+        item.next_item = -1
+        peer = item.peer
+        needed += 1
+        if item.segment_size:
+            needed += datagrams_of(item.n_bytes, item.segment_size) // segments_allowed(peer, item.segment_size)
+        if peer.last_item < 0:
+            peer.first_item = i
+            plan.peers[n_peers] = peer
+            n_peers += 1
+        else:
+            plan.items[peer.last_item].next_item = i
+        peer.last_item = i
+    plan.n_pieces = plan.n_trains = 0
+    for i in range(n_peers):
+        plan.peers[i].last_item = -1
+    if needed > 0x3FFFFFFF or not (reserve_pieces(plan, <int>needed) and reserve_trains(plan, <int>needed)):
+        return False
+    for i in range(n_peers):
+        plan_peer(plan, plan.peers[i])
+    lay_out(plan, 0)
+    return True
+
+
+cdef inline bint is_refused(Train *train) noexcept nogil:
+    return train.segment_size != 0 and (
+        train.n_datagrams > train.peer.max_segments or train.segment_size > train.peer.max_segment_size)
+
+cdef inline void cut_into(Plan *cut, Plan *plan, Train *train, bint singly) noexcept nogil:
+    # Copy a train, or its datagrams one by one.
+    cdef int i
+    cdef Piece *piece
+    cdef iovec *vector
+    cdef Train *copy = NULL
+    for i in range(train.first_piece, train.first_piece + train.n_pieces):
+        piece = &plan.pieces[i]
+        vector = &plan.iovecs[i]
+        if singly:
+            add_run(cut, train.peer, piece.item, piece.first_datagram, piece.n_datagrams, 1,
+                    <char *>vector.iov_base, vector.iov_len, train.segment_size)
+        else:
+            if copy == NULL:
+                copy = open_train(cut, train.peer)
+                copy.segment_size = train.segment_size
+                copy.failure = train.failure
+            add_piece(cut, copy, piece.item, piece.first_datagram, piece.n_datagrams,
+                      <char *>vector.iov_base, vector.iov_len)
+
+cdef inline bint cut_trains(Plan *plan, int position, bint force_first) noexcept nogil:
+    # Cut the trains from `position` on that their peers refuse, and the first if forced.
+    cdef Plan cut
+    cdef int i
+    cdef size_t more = 0
+    cdef bint singly
+    memset(&cut, 0, sizeof(Plan))
+    for i in range(position, plan.n_trains):
+        if is_refused(&plan.trains[i]) or (force_first and i == position):
+            more += plan.trains[i].n_datagrams
+    if more == 0:
+        return True
+    if more > 0x3FFFFFFF or not (reserve_pieces(&cut, plan.n_pieces + <int>more)
+                                 and reserve_trains(&cut, plan.n_trains + <int>more)):
+        free_plan(&cut)
+        return False
+    for i in range(plan.n_trains):
+        singly = i >= position and (is_refused(&plan.trains[i]) or (force_first and i == position))
+        cut_into(&cut, plan, &plan.trains[i], singly)
+    cut.items = plan.items
+    cut.n_items = plan.n_items
+    cut.items_capacity = plan.items_capacity
+    cut.peers = plan.peers
+    plan.items = NULL
+    plan.peers = NULL
+    free_plan(plan)
+    plan[0] = cut
+    lay_out(plan, position)
+    return True

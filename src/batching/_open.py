@@ -1,0 +1,266 @@
+"""How a Conn comes about: open_conn makes one, try_upgrade_to_conn takes a socket over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Final, TypeVar
+
+from . import _backend
+from ._address import Address, family_of, parse_address
+from ._conn import MIN_OOB, Conn
+from ._kernel import (
+    IS_LINUX,
+    SO_DOMAIN,
+    SO_PROTOCOL,
+    SO_RCVBUFFORCE,
+    SO_RXQ_OVFL,
+    SO_SNDBUFFORCE,
+)
+from .metrics import Counter, counter
+from .offload import Offload, enable_gro, negotiate
+from .packetconn import UDPConn, is_dual_stack
+
+__all__ = ["IDEAL_BATCH_SIZE", "min_control_message_size", "open_conn", "try_upgrade_to_conn"]
+
+IDEAL_BATCH_SIZE: Final = 128
+"""Datagrams: what a batch holds at best, and ``write_batch_to`` at most."""
+
+_MAX_BATCH_SIZE: Final = 1024  # UIO_MAXIOV: messages that one sendmmsg takes
+_MAX_SEGMENTS: Final = 128  # UDP_MAX_SEGMENTS since Linux 1382e3b6a350
+_IDEAL_BUFFER: Final = 7 << 20  # bytes, as the original asks for
+_MAX_BUFFER: Final = 0x3FFFFFFF  # the kernel keeps twice the number in an int
+_FAMILIES: Final = {"udp4": socket.AF_INET, "udp6": socket.AF_INET6}
+_P = TypeVar("_P")
+
+
+def min_control_message_size() -> int:
+    """Return the bytes that each ``Message.oob`` must hold at least."""
+    return MIN_OOB
+
+
+def open_conn(
+    local_addr: Address | None = None,
+    remote_addr: Address | None = None,
+    *,
+    family: int = socket.AF_UNSPEC,
+    batch_size: int | None = None,
+    reuse_port: bool = False,
+    gso: str = "auto",
+    gro: str = "auto",
+    max_segments: int | None = None,
+    receive_buffer: int | None = None,
+    send_buffer: int | None = None,
+    rxq_overflows_metric_name: str = "",
+) -> Conn:
+    """Open a batched UDP connection, on every platform.
+
+    Args:
+        local_addr: Where to bind; None: any address, a free port.
+        remote_addr: Where to connect, which is not necessary.
+        family: AF_INET or AF_INET6; by default that of the addresses, AF_INET without
+            any.  The IPv6 wildcard is dual stack.
+        batch_size: Buffers that one ``write_batch_to`` takes, 1 to 1024; by default
+            BATCHING_BATCH_SIZE of the environment, or IDEAL_BATCH_SIZE.
+        reuse_port: Share the port with others that set it too (SO_REUSEPORT).
+        gso: "auto" or "off": send trains as one packet.
+        gro: "auto" or "off": receive trains as one packet.
+        max_segments: Datagrams a train may have, 1 to 128; None: what the kernel takes.
+        receive_buffer: Bytes, forced past the system's limit where the process may;
+            None: 7 MiB are asked for, and what is granted is taken.
+        send_buffer: Likewise.
+        rxq_overflows_metric_name: Where drop events are counted too: see
+            ``batching.metrics.counters``.
+
+    Raises:
+        TypeError, ValueError: An argument of the wrong type or out of its limits.
+        OSError: The kernel's refusal, for example EADDRINUSE.
+    """
+    size = _check_batch_size(batch_size)
+    for name, value in (("gso", gso), ("gro", gro)):
+        if value not in ("auto", "off"):
+            raise ValueError(f"{name} {value!r}, must be 'auto' or 'off'")
+    if max_segments is not None and not 1 <= max_segments <= _MAX_SEGMENTS:
+        raise ValueError(f"max_segments {max_segments}, must be 1 to {_MAX_SEGMENTS}")
+    _check_buffer("receive_buffer", receive_buffer)
+    _check_buffer("send_buffer", send_buffer)
+    _check_name(rxq_overflows_metric_name)
+    family = _choose_family(family, local_addr, remote_addr)
+    sock = socket.socket(family, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+    try:
+        offload = _negotiate(sock, gso, gro, max_segments)
+        if offload.gro:
+            enable_gro(sock)  # before bind: what is queued has its size from the first train on
+        _set_buffer(sock, socket.SO_RCVBUF, SO_RCVBUFFORCE, receive_buffer)
+        _set_buffer(sock, socket.SO_SNDBUF, SO_SNDBUFFORCE, send_buffer)
+        _bind(sock, local_addr, remote_addr, reuse_port)
+        overflows = _enable_overflows(sock, rxq_overflows_metric_name)
+        return Conn(sock, offload, size, overflows)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def try_upgrade_to_conn(
+    pconn: _P,
+    network: str,
+    batch_size: int = IDEAL_BATCH_SIZE,
+    rxq_overflows_metric_name: str = "",
+) -> Conn | _P:
+    """Return a ``Conn`` in place of ``pconn`` where that is appropriate, else ``pconn``.
+
+    The ``Conn`` takes over the socket with its timeout, and a ``UDPConn``'s deadlines;
+    ``pconn`` is detached, its calls raise EBADF.  Otherwise it is untouched: not Linux
+    or an old one, a network other than "udp4" and "udp6", not a UDP socket of that
+    family, closed.
+
+    Args:
+        pconn: A ``UDPConn`` or a ``socket.socket``.
+        network: "udp4" or "udp6".
+        batch_size: As ``open_conn``'s.
+        rxq_overflows_metric_name: As ``open_conn``'s.
+
+    Raises:
+        ValueError: ``batch_size`` outside 1 to 1024.
+        OSError: EMFILE, ENOMEM; ``pconn`` is then untouched too.
+    """
+    size = _check_batch_size(batch_size)
+    _check_name(rxq_overflows_metric_name)
+    if _has_batches() and network in _FAMILIES and isinstance(pconn, UDPConn | socket.socket):
+        with contextlib.suppress(_NotUDPError):
+            return _take_over(pconn, _FAMILIES[network], size, rxq_overflows_metric_name)
+    return pconn
+
+
+class _NotUDPError(Exception):
+    """It is closed, or not a UDP socket of the family asked for."""
+
+
+def _take_over(pconn: UDPConn | socket.socket, family: int, size: int, name: str) -> Conn:
+    fd = pconn.fileno()
+    was_blocking = _check_udp(fd, family)
+    sock = socket.socket(family, socket.SOCK_DGRAM, socket.IPPROTO_UDP, fileno=fd)
+    overflows = None
+    try:
+        overflows = _enable_overflows(sock, name)
+        conn = Conn(sock, _negotiate(sock, "auto", "auto", None), size, overflows)
+        conn.settimeout(pconn.gettimeout())
+        if conn.offload.gro:
+            enable_gro(sock)  # last: it cannot be taken back
+    except BaseException:
+        if overflows:
+            sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 0)
+        sock.detach()
+        os.set_blocking(fd, was_blocking)
+        raise
+    if isinstance(pconn, UDPConn):
+        conn.take_deadlines(pconn)
+        pconn.detach()
+    else:
+        pconn.detach()
+    return conn
+
+
+def _has_batches() -> bool:
+    # sendmmsg: Linux 3.0; the original too refuses what is older.
+    return IS_LINUX and not os.uname().release.startswith("2.")
+
+
+def _check_udp(fd: int, family: int) -> bool:
+    """Raise unless ``fd`` is such a socket; tell whether it is blocking."""
+    try:
+        was_blocking = os.get_blocking(fd)  # a closed one's is -1: EBADF
+        probe = socket.socket(family, socket.SOCK_DGRAM, fileno=fd)
+    except OSError:
+        raise _NotUDPError from None
+    try:
+        found = tuple(
+            probe.getsockopt(socket.SOL_SOCKET, option)
+            for option in (SO_DOMAIN, socket.SO_TYPE, SO_PROTOCOL)
+        )
+    except OSError:
+        found = ()
+    finally:
+        probe.detach()
+        os.set_blocking(fd, was_blocking)  # a default timeout has made it non-blocking
+    if found != (family, socket.SOCK_DGRAM, socket.IPPROTO_UDP):
+        raise _NotUDPError
+    return was_blocking
+
+
+def _negotiate(sock: socket.socket, gso: str, gro: str, max_segments: int | None) -> Offload:
+    return negotiate(sock, _backend.NAME, _backend.WHY_NOT_NATIVE, gso, gro, max_segments)
+
+
+def _check_batch_size(batch_size: int | None) -> int:
+    name, value = "batch_size", batch_size
+    if batch_size is None:
+        name = "BATCHING_BATCH_SIZE"
+        text = os.environ.get(name, "") or str(IDEAL_BATCH_SIZE)
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"{name}={text}, must be 1 to {_MAX_BATCH_SIZE}") from None
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be int, not {type(value).__name__}")
+    if not 1 <= value <= _MAX_BATCH_SIZE:
+        raise ValueError(f"{name} {value}, must be 1 to {_MAX_BATCH_SIZE}")
+    return value
+
+
+def _check_buffer(name: str, n_bytes: int | None) -> None:
+    if n_bytes is not None and not 1 <= n_bytes <= _MAX_BUFFER:
+        raise ValueError(f"{name} {n_bytes}, must be 1 to {_MAX_BUFFER}")
+
+
+def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"rxq_overflows_metric_name must be str, not {type(name).__name__}")
+
+
+def _choose_family(family: int, *addresses: Address | None) -> int:
+    if family not in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
+        raise ValueError(f"family {family!r}, must be AF_INET, AF_INET6 or AF_UNSPEC")
+    given = {family_of(address) for address in addresses if address is not None}
+    if family == socket.AF_UNSPEC:
+        if len(given) > 1:
+            raise ValueError(f"addresses of two families: {addresses[0]!r} and {addresses[1]!r}")
+        return given.pop() if given else socket.AF_INET
+    return family
+
+
+def _bind(
+    sock: socket.socket, local: Address | None, remote: Address | None, reuse_port: bool
+) -> None:
+    family = int(sock.family)
+    source = None if local is None else parse_address(local, family, is_dual_stack=True)
+    if family == socket.AF_INET6 and (source is None or not any(source.host)):
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # the wildcard: dual stack
+    if reuse_port:
+        if not hasattr(socket, "SO_REUSEPORT"):
+            raise ValueError("reuse_port: this system has no SO_REUSEPORT")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if source is not None:
+        sock.bind(source.spell())
+    elif remote is None:
+        sock.bind(("", 0))  # so that local_addr() has a port, and receiving makes sense
+    if remote is not None:
+        sock.connect(parse_address(remote, family, is_dual_stack(sock)).spell())
+
+
+def _set_buffer(sock: socket.socket, option: int, forced: int, n_bytes: int | None) -> None:
+    wanted = _IDEAL_BUFFER if n_bytes is None else n_bytes
+    if IS_LINUX:
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, forced, wanted)
+            return
+    with contextlib.suppress(OSError if n_bytes is None else ()):
+        sock.setsockopt(socket.SOL_SOCKET, option, wanted)
+
+
+def _enable_overflows(sock: socket.socket, name: str) -> Counter | None:
+    if not name or not IS_LINUX:
+        return None
+    sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
+    return counter(name)

@@ -1,0 +1,198 @@
+"""Peers: the remote addresses of one connection, and what sending to them has taught us.
+
+Rule 1: two spellings of one sockaddr are one Peer object; everything above tells
+destinations apart by identity.
+Rule 2: only tuples of exact ``str`` and ``int`` are dictionary keys, and a Sockaddr
+holds exact values too, so no user code (``__hash__``, ``__eq__``) runs in here.
+Rule 3: bounded by CLOCK: the hand passes over who was used since it last came by, and
+forgets the first who was not.  The connected peer is never forgotten.
+Rule 4: a hit takes no lock: one dictionary look-up, which is atomic, and a flag whose
+loss would cost no more than an early farewell.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final, final
+
+from .._address import Address, Sockaddr, parse_address
+from .._kernel import MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6
+
+__all__ = ["Peer", "Peers"]
+
+_MAX_SPELLINGS: Final = 4  # of one peer; who has more is parsed each time
+_MAX_SEGMENT_SIZE: Final = 0xFFFF  # UDP_SEGMENT is a u16
+
+
+@final
+class Peer:
+    """A remote address and what sending to it has taught us."""
+
+    __slots__ = (
+        "__weakref__",
+        "_is_connected",
+        "_is_used",
+        "_max_payload",
+        "_sockaddr",
+        "_spellings",
+        "address",
+        "max_segment_size",
+        "max_segments",
+    )
+
+    def __init__(self, sockaddr: Sockaddr, max_segments: int) -> None:
+        self.address: Address = sockaddr.spell()
+        self.max_segments = max_segments
+        self.max_segment_size = _MAX_SEGMENT_SIZE
+        # A train is one UDP message until the kernel cuts it: the same limit applies.
+        self._max_payload = MAX_PAYLOAD_IPV4 if sockaddr.is_ipv4 else MAX_PAYLOAD_IPV6
+        self._sockaddr = sockaddr
+        self._spellings: list[Address] = []
+        self._is_connected = False
+        self._is_used = True
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.address}, at most {self.max_segments} segments>"
+
+
+@final
+class Peers:
+    """The peers of one Conn, bounded: who was not used lately is forgotten first.
+
+    Safe from several threads.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_by_sockaddr",
+        "_by_spelling",
+        "_capacity",
+        "_connected",
+        "_family",
+        "_hand",
+        "_is_dual_stack",
+        "_lock",
+        "_max_segments",
+        "_ring",
+    )
+
+    def __init__(
+        self, family: int, is_dual_stack: bool, max_segments: int, capacity: int = 2048
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity {capacity}, must be at least 1")
+        self._family = family
+        self._is_dual_stack = is_dual_stack
+        self._max_segments = max_segments
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._by_spelling: dict[Address, Peer] = {}
+        self._by_sockaddr: dict[Sockaddr, Peer] = {}
+        self._ring: list[Peer] = []
+        self._hand = 0
+        self._connected: Peer | None = None
+
+    def __len__(self) -> int:
+        return len(self._by_sockaddr)
+
+    def get(self, address: object) -> Peer:
+        """Return the peer of an address as users spell it; None is the connected one.
+
+        TypeError and ValueError as ``_address.parse_address``.
+        """
+        if address is None:
+            connected = self._connected
+            if connected is None:
+                raise ValueError("no address, and the connection is not connected")
+            return connected
+        spelling = _exact(address)
+        if spelling is None:
+            return self._look_up(address, None)
+        peer = self._by_spelling.get(spelling)
+        if peer is None:
+            return self._look_up(spelling, spelling)
+        peer._is_used = True
+        return peer
+
+    def connect(self, address: Address) -> None:
+        """Make ``address`` the peer that None means; datagrams to it carry no address."""
+        sockaddr = self._parse(address)
+        with self._lock:
+            peer = self._intern(sockaddr)
+            if self._connected is not None:
+                self._connected._is_connected = False
+            peer._is_connected = True
+            self._connected = peer
+
+    def _received(self, address: Address) -> Address:
+        """Return the one tuple of a sender, given as ``recvmsg`` spells it."""
+        peer = self._by_spelling.get(address)  # of exact str and int: the socket module's
+        if peer is None:
+            try:
+                peer = self._look_up(address, address)
+            except (TypeError, ValueError):
+                return address  # of another family than ours: not for us to judge
+        peer._is_used = True
+        return peer.address
+
+    def _parse(self, address: object) -> Sockaddr:
+        host, *numbers = parse_address(address, self._family, self._is_dual_stack)
+        # An int's subclass (bool is one) as port would bring its __eq__ into the lock.
+        return Sockaddr(host, *(int.__int__(number) for number in numbers))
+
+    def _look_up(self, address: object, spelling: Address | None) -> Peer:
+        sockaddr = self._parse(address)
+        with self._lock:
+            peer = self._intern(sockaddr)
+            # An interface's name may come to mean another index: never remembered.
+            if (
+                spelling is not None
+                and len(peer._spellings) < _MAX_SPELLINGS
+                and spelling not in self._by_spelling
+                and "%" not in spelling[0]
+            ):
+                peer._spellings.append(spelling)
+                self._by_spelling[spelling] = peer
+            return peer
+
+    def _intern(self, sockaddr: Sockaddr) -> Peer:
+        peer = self._by_sockaddr.get(sockaddr)
+        if peer is not None:
+            peer._is_used = True
+            return peer
+        peer = Peer(sockaddr, self._max_segments)
+        if len(self._ring) < self._capacity:
+            self._ring.append(peer)
+        else:
+            self._replace(peer)
+        self._by_sockaddr[sockaddr] = peer
+        return peer
+
+    def _replace(self, newcomer: Peer) -> None:
+        """Put ``newcomer`` into the place of whom the hand finds unused."""
+        for _ in range(2 * len(self._ring)):  # the second round finds all unused
+            place = self._hand
+            self._hand = (place + 1) % len(self._ring)
+            peer = self._ring[place]
+            if peer._is_connected:
+                continue
+            if peer._is_used:
+                peer._is_used = False
+                continue
+            self._ring[place] = newcomer
+            del self._by_sockaddr[peer._sockaddr]
+            for spelling in peer._spellings:
+                del self._by_spelling[spelling]
+            return
+        self._ring.append(newcomer)  # nobody but the connected one is there
+
+    def _after_fork(self) -> None:
+        """Make the lock new, in a forked child: a thread that is gone may hold it."""
+        self._lock = threading.Lock()
+
+
+def _exact(address: object) -> Address | None:
+    """Return ``address`` if it is a tuple of nothing but exact str and int."""
+    if type(address) is tuple and all(type(field) in (str, int) for field in address):
+        return address
+    return None

@@ -1,0 +1,144 @@
+"""Policy of receiving: what is waited for, what is told, what is counted.
+
+Rule 1: what is pending in user space goes first; the kernel is asked only when nothing is.
+Rule 2: no lock is held while waiting.  A reader that leaves datagrams behind wakes the
+others: the kernel, which they poll, knows nothing of those.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from ._address import Address
+from ._backend import Message, RecvSlots
+from ._errors import os_error
+from ._kernel import MSG_DONTWAIT, MSG_WAITFORONE, WOULD_BLOCK
+from ._waiter import POLLIN, Waiter, renew_after_fork
+from .metrics import Counter
+from .segments import Segments
+
+_IDLE_S: Final = 1.0  # after this long without a datagram, all slabs but one are given back
+_LOG_EVERY_S: Final = 60.0
+
+
+class Receiver:
+    """The receiving half of a Conn."""
+
+    __slots__ = ("_counter", "_counter_lock", "_descriptor", "_log_at", "_seen", "_waiter", "slots")
+
+    def __init__(self, waiter: Waiter, slots: RecvSlots, counter: Counter | None = None) -> None:
+        self.slots = slots
+        self._waiter = waiter
+        self._descriptor = waiter.descriptor
+        self._counter = counter  # of SO_RXQ_OVFL deltas
+        self._counter_lock = threading.Lock()
+        self._seen = 0  # of SO_RXQ_OVFL
+        self._log_at = -math.inf
+        renew_after_fork(slots)
+
+    def batch(self, limit: int) -> list[tuple[bytes, Address]]:
+        """Return datagrams, one at least, ``limit`` at most (0: all that came)."""
+        slots = self.slots
+        while True:
+            self._await_datagrams()
+            if taken := slots.take(limit):
+                if limit and slots.pending:
+                    self._descriptor.kick()
+                return taken
+
+    def segments(self) -> list[Segments]:
+        """Return trains, one at least."""
+        while True:
+            self._await_datagrams()
+            if taken := self.slots.take_segments():
+                return taken
+
+    def into(self, msgs: Sequence[Message], flags: int) -> int:
+        """Fill ``msgs`` from the front, one at least; return how many."""
+        if flags & ~(MSG_DONTWAIT | MSG_WAITFORONE):
+            raise ValueError(f"flags {flags:#x}, may be MSG_DONTWAIT and MSG_WAITFORONE")
+        if not msgs:
+            return 0
+        while True:
+            self._await_datagrams(msgs, bool(flags & MSG_DONTWAIT))
+            if n := self.slots.take_into(msgs):
+                if self.slots.pending:
+                    self._descriptor.kick()
+                return n
+
+    def _await_datagrams(self, msgs: Sequence[Message] = (), is_nonblocking: bool = False) -> None:
+        """Return once datagrams are pending, or just were; ``msgs`` are checked before a wait."""
+        waiter = self._waiter
+        if waiter.deadlines[POLLIN] is not None and waiter.is_late(POLLIN):
+            waiter.check_open()
+            raise _timed_out()
+        pending, error = self.slots.attempt(self._descriptor)
+        if self._counter is not None:
+            self._count_overflows(self._counter)
+        if error or not pending:
+            self._await_slowly(error, pending, msgs, is_nonblocking)
+
+    def _await_slowly(
+        self, error: int, pending: int, msgs: Sequence[Message], is_nonblocking: bool
+    ) -> None:
+        waiter, started = self._waiter, self._waiter.clock()
+        is_idle = False
+        while not pending or error:
+            self._raise_for(error)
+            if pending:
+                return
+            if msgs:
+                self.slots.check(msgs)
+            if is_nonblocking or waiter.timeout == 0:
+                raise os_error(errno.EAGAIN)
+            # The ticket before the attempt: what changes after it ends the wait.
+            ticket = self._descriptor.ticket
+            pending, error = self.slots.attempt(self._descriptor)
+            if error in WOULD_BLOCK:
+                if not is_idle and waiter.clock() - started >= _IDLE_S:
+                    is_idle = True
+                    self.slots.shrink()
+                end = waiter.wait(POLLIN, started, ticket, math.inf if is_idle else _IDLE_S)
+                if end == errno.EAGAIN:
+                    raise os_error(errno.EAGAIN)
+                if end:
+                    raise _timed_out()
+                pending, error = self.slots.attempt(self._descriptor)
+        if self._counter is not None:
+            self._count_overflows(self._counter)
+
+    def _raise_for(self, error: int) -> None:
+        if error == errno.EBADMSG:
+            self._log_loss()
+        elif error == errno.ESHUTDOWN:
+            raise os_error(error, "the socket was shut down for reading")
+        elif error and error != errno.EINTR and error not in WOULD_BLOCK:
+            raise os_error(error)
+
+    def _log_loss(self) -> None:
+        now = self._waiter.clock()
+        if now >= self._log_at + _LOG_EVERY_S:
+            self._log_at = now
+            logging.getLogger("batching").warning(
+                "a message lost its segment size to MSG_CTRUNC and was not delivered, as it may"
+                " have been several datagrams; Stats.recv_control_truncated counts them"
+            )
+
+    def _count_overflows(self, counter: Counter) -> None:
+        seen = self.slots.overflows
+        if seen == self._seen:
+            return
+        with self._counter_lock:
+            delta = (seen - self._seen) & 0xFFFFFFFF  # wraps at 2^32
+            if delta < 0x80000000:  # else another thread has been here with a newer one
+                self._seen = seen
+                counter.add(delta)
+
+
+def _timed_out() -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, "timed out")

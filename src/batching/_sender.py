@@ -1,0 +1,291 @@
+"""Policy of sending: the fallback ladder.
+
+A message that fails is all or nothing, so the position in a plan is always exact.
+
+Rule 1: EINTR, again.  EAGAIN, wait for writability.  ENOBUFS, up to three short waits,
+then it counts as any other errno.
+Rule 2: a train fails: its datagrams go out one by one, as a plain socket would send them.
+If one of them goes out, GSO was at fault, and the errno says what the destination is to
+be spared; if all fail the same way it was not, and nothing is remembered.
+Rule 3: a single datagram fails: it is reported, and the rest goes on.
+Rule 4: what was learnt of a destination is forgotten, and so tried again, 30 s later.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from ._backend import WINDOW, Counters, Peer, Peers, SendPlan
+from ._errors import SendBlocked, SendError, SendTimeout, os_error
+from ._kernel import GSO_REFUSED, SEGMENT_TOO_LARGE, WOULD_BLOCK
+from ._waiter import POLLOUT, Waiter
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from ._address import Address
+    from .segments import Segments
+
+_PAUSES_S: Final = (0.001, 0.002, 0.004)  # when the device's queue is full (ENOBUFS)
+_FORGET_S: Final = 30.0
+_MAX_LEARNT: Final = 4096
+_MAX_POOLED: Final = 4
+_ANY_SEGMENT_SIZE: Final = 65535
+
+
+class _Trial:
+    """A train that failed and goes out singly: what that proves is yet to be seen."""
+
+    __slots__ = ("end", "errno", "has_proved", "peer", "segment_size")
+
+    def __init__(self, plan: SendPlan, errno: int) -> None:
+        self.errno = errno
+        self.peer = plan.peer()
+        self.segment_size = plan.segment_size()
+        self.end = plan.position + plan.split()
+        self.has_proved = False
+
+
+class Sender:
+    """The sending half of a Conn.  Calls of several threads do not wait for each other."""
+
+    __slots__ = ("_counters", "_descriptor", "_learnt", "_lock", "_max_segments", "_plans",
+                 "_waiter", "fallbacks", "peers")  # fmt: skip
+
+    def __init__(
+        self, waiter: Waiter, peers: Peers, counters: Counters, max_segments: int
+    ) -> None:
+        self.peers = peers
+        self.fallbacks: dict[str, int] = {}  # errno's name: destinations that fell back for it
+        self._waiter = waiter
+        self._descriptor = waiter.descriptor
+        self._counters = counters
+        self._max_segments = max_segments
+        self._plans: list[SendPlan] = []
+        self._learnt: dict[Peer, float] = {}  # when to forget what it taught, soonest first
+        self._lock = threading.Lock()  # of fallbacks and _learnt
+
+    def send(self, datagrams: Iterable[tuple[Buffer, Address | None]]) -> int:
+        """Send pairs of (data, address); return how many datagrams."""
+        items = list(datagrams)
+        plan = self._take_plan()
+        try:
+            if plan.load(items) < len(items):
+                return self._send_windows(plan, items)
+            if plan.left and not self._is_hindered():
+                plan.attempt(self._descriptor)
+            if plan.left or not items:
+                self._finish([plan])
+        finally:
+            self._give_plan(plan)
+        return len(items)
+
+    def send_segments(self, segments: Iterable[Segments], to: Address | None) -> int:
+        """Send trains; return how many datagrams."""
+        items = list(segments)
+        peer = None if to is None else self.peers.get(to)
+        plans: list[SendPlan] = []
+        try:
+            taken = 0
+            while taken < len(items) or not plans:
+                plans.append(self._take_plan())
+                taken += plans[-1].load_segments(items, taken, peer)
+            self._finish(plans, items)
+            return sum(plan.datagrams_sent for plan in plans)
+        finally:
+            for plan in plans:
+                self._give_plan(plan)
+
+    def send_to(
+        self, buffers: Sequence[Buffer], address: object, offset: int, header: bytes | None
+    ) -> tuple[int, SendError | None] | None:
+        """Send buffers to one address.
+
+        Returns:
+            Only if the destination went from GSO to none on the way: the errno that
+            said so, and what sending without GSO met.
+        """
+        disabled: list[int] = []
+        plan = self._take_plan()
+        try:
+            plan.load_to(buffers, address, offset, header)
+            if plan.left and not self._is_hindered():
+                plan.attempt(self._descriptor)
+            if plan.left or not buffers:
+                self._finish([plan], disabled=disabled)
+        except SendError as error:
+            if not disabled or error.errno in (errno.EAGAIN, errno.ETIMEDOUT, errno.EBADF):
+                raise
+            return disabled[0], error
+        finally:
+            self._give_plan(plan)
+        return (disabled[0], None) if disabled else None
+
+    def _send_windows(self, first: SendPlan, items: list[tuple[Buffer, Address | None]]) -> int:
+        # All of them are loaded, thus checked, before the first system call.
+        plans = [first]
+        try:
+            for start in range(WINDOW, len(items), WINDOW):
+                plans.append(self._take_plan())
+                plans[-1].load(items, start)
+            self._finish(plans)
+            return len(items)
+        finally:
+            for plan in plans[1:]:
+                self._give_plan(plan)
+
+    def _take_plan(self) -> SendPlan:
+        try:
+            return self._plans.pop()
+        except IndexError:
+            return SendPlan(self.peers, self._counters)
+
+    def _give_plan(self, plan: SendPlan) -> None:
+        plan.release()
+        if len(self._plans) < _MAX_POOLED:
+            self._plans.append(plan)
+
+    def _is_hindered(self) -> bool:
+        """Tell whether the deadline has passed; forget what is due to be forgotten."""
+        if self._learnt:
+            self._forget()
+        waiter = self._waiter
+        return waiter.deadlines[POLLOUT] is not None and waiter.is_late(POLLOUT)
+
+    def _finish(
+        self,
+        plans: list[SendPlan],
+        segments: list[Segments] | None = None,
+        disabled: list[int] | None = None,
+    ) -> None:
+        """Bring plans to their end; raise what a call has to tell."""
+        if self._descriptor.closed and not any(plan.position for plan in plans):
+            raise os_error(errno.EBADF)
+        started = self._waiter.clock()
+        end = errno.ETIMEDOUT if self._is_hindered() else 0
+        has_failed = False
+        for plan in plans:
+            if not end:
+                failed, end = self._run(plan, started, disabled)
+                has_failed = has_failed or failed
+        if has_failed or end:
+            sent = sum(plan.datagrams_sent for plan in plans)
+            rows = [row for plan in plans for row in plan.report()]
+            errors, unsent = _gather(rows, segments, end)
+            raise _send_error(end, sent, errors, unsent)
+
+    def _run(
+        self, plan: SendPlan, started: float, disabled: list[int] | None
+    ) -> tuple[bool, int]:
+        """Return (has any datagram failed, errno that ended it early or 0)."""
+        has_failed, n_pauses = False, 0
+        trial: _Trial | None = None
+        while plan.left:
+            ticket = self._descriptor.ticket
+            sent, error = plan.attempt(
+                self._descriptor, trial.end - plan.position if trial else WINDOW
+            )
+            if sent:
+                n_pauses = 0
+                if trial and not trial.has_proved:
+                    trial.has_proved = True
+                    self._learn(trial, disabled)
+                    plan.recut()
+            if error in WOULD_BLOCK:
+                if end := self._waiter.wait(POLLOUT, started, ticket):
+                    return has_failed, end
+            elif error == errno.EBADF:
+                return has_failed, error
+            elif error == errno.ENOBUFS and self._may_pause(trial, started, n_pauses):
+                n_pauses += 1
+            elif error and error != errno.EINTR:
+                n_pauses = 0
+                if plan.segment_size():
+                    trial = _Trial(plan, error)
+                else:
+                    plan.skip(error)
+                    has_failed = True
+            if trial and plan.position >= trial.end:
+                trial = None
+        return has_failed, 0
+
+    def _may_pause(self, trial: _Trial | None, started: float, n_pauses: int) -> bool:
+        if n_pauses == len(_PAUSES_S) or (trial and trial.errno == errno.ENOBUFS):
+            return False
+        return self._waiter.pause(POLLOUT, started, _PAUSES_S[n_pauses])
+
+    def _learn(self, trial: _Trial, disabled: list[int] | None) -> None:
+        peer, size = trial.peer, trial.segment_size
+        with self._lock:
+            if trial.errno in GSO_REFUSED:
+                if peer.max_segments > 1 and disabled is not None:
+                    disabled.append(trial.errno)
+                peer.max_segments = 1
+            elif trial.errno in SEGMENT_TOO_LARGE:
+                peer.max_segment_size = min(peer.max_segment_size, size - 1)
+            else:
+                return
+            reason = errno.errorcode[trial.errno]
+            self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
+            self._learnt.pop(peer, None)  # to the end: the order is that of time
+            self._learnt[peer] = self._waiter.clock() + _FORGET_S
+
+    def _forget(self) -> None:
+        now = self._waiter.clock()
+        with self._lock:
+            while self._learnt:
+                peer, when = next(iter(self._learnt.items()))
+                if when > now and len(self._learnt) <= _MAX_LEARNT:
+                    return
+                del self._learnt[peer]
+                peer.max_segments = self._max_segments
+                peer.max_segment_size = _ANY_SEGMENT_SIZE
+
+
+def _send_error(
+    end: int, sent: int, errors: dict[int, OSError], unsent: Sequence[int]
+) -> SendError:
+    kind = {errno.EAGAIN: SendBlocked, errno.ETIMEDOUT: SendTimeout}.get(end, SendError)
+    code = end or errors[min(errors)].errno or 0
+    first = f", {min(errors)}: {errors[min(errors)].strerror}" if errors else ""
+    why = os_error(code).strerror
+    message = f"{why}; {sent} sent, {len(errors)} failed{first}, {len(unsent)} not tried"
+    return kind(code, message, sent, errors, unsent)
+
+
+def _gather(
+    rows: list[tuple[int, int, int, int]], segments: list[Segments] | None, end: int
+) -> tuple[dict[int, OSError], list[int]]:
+    """Make (errors, unsent) of what plans report as (item, first datagram, datagrams, errno)."""
+    if segments is None:
+        errors: dict[int, OSError] = {item: os_error(code) for item, _, _, code in rows if code}
+        return errors, [item for item, _, _, code in rows if not code]
+    errors, unsent = {}, []
+    by_item: dict[int, list[Any]] = {}
+    for item, first, n, code in rows:
+        by_item.setdefault(item, []).append((first, n, code))
+    for item, parts in by_item.items():
+        total = len(segments[item])
+        code = parts[0][2]
+        if len(parts) > 1 or parts[0][1] < total:
+            errors[item] = _part_error(total, parts, end)
+        elif code:
+            errors[item] = os_error(code)
+        else:
+            unsent.append(item)
+    return errors, unsent
+
+
+def _part_error(total: int, parts: list[tuple[int, int, int]], end: int) -> SendError:
+    """Return the error of a train of which a part went out, or failed in several ways."""
+    errors: dict[int, OSError] = {}
+    unsent: list[int] = []
+    for first, n, code in parts:
+        if code:
+            errors.update((index, os_error(code)) for index in range(first, first + n))
+        else:
+            unsent.extend(range(first, first + n))
+    return _send_error(end, total - len(errors) - len(unsent), errors, unsent)

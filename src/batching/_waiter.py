@@ -1,0 +1,131 @@
+"""When a call must end, and how it sleeps until then.
+
+Rule 1: a timeout runs from a call's first wait, a deadline is a point in time; the
+earlier wins, and a timeout of 0 (non-blocking) wins over both.
+Rule 2: a passed deadline ends a call even if it need not wait; a changed one applies to
+calls that already wait, so every change wakes them.
+Rule 3: what a call found before it takes a ticket may be out of date once it sleeps;
+so it takes the ticket first, attempts, and sleeps on that ticket (Descriptor.wait).
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable
+from socket import socket
+from typing import Final, Protocol
+
+from ._backend import Descriptor
+from ._errors import os_error
+
+POLLIN: Final = 0x1  # include/uapi/asm-generic/poll.h, and everywhere else
+POLLOUT: Final = 0x4
+
+
+class Waiter:
+    """One connection's descriptor, timeout and deadlines, shared by both directions."""
+
+    __slots__ = ("clock", "deadlines", "descriptor", "timeout")
+
+    def __init__(self, sock: socket, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take ownership of ``sock`` with its timeout; OSError(EMFILE) without a wake-up."""
+        self.timeout = sock.gettimeout()
+        self.deadlines: dict[int, float | None] = {POLLIN: None, POLLOUT: None}
+        self.clock = clock
+        self.descriptor = Descriptor(sock)
+        renew_after_fork(self.descriptor)
+
+    def set_timeout(self, timeout_s: float | None) -> None:
+        """Set what ``socket.settimeout`` sets.
+
+        Raises:
+            ValueError: It is negative or NaN.
+            OSError: EBADF: closed.
+        """
+        if timeout_s is not None:
+            timeout_s = float(timeout_s)
+            if not timeout_s >= 0:
+                raise ValueError(f"timeout {timeout_s}, must be 0 or more, or None")
+        self.check_open()
+        self.timeout = timeout_s
+        self.descriptor.kick()
+
+    def set_deadline(self, deadline: float | None, *directions: int) -> None:
+        """Set the deadline (``time.monotonic()`` seconds; None: never) of directions."""
+        if deadline is not None:
+            deadline = float(deadline)
+            if math.isnan(deadline):
+                raise ValueError("deadline nan, must be a number or None")
+        self.check_open()
+        for direction in directions:
+            self.deadlines[direction] = deadline
+        self.descriptor.kick()
+
+    def check_open(self) -> None:
+        """Raise OSError(EBADF) when closed."""
+        if self.descriptor.closed:
+            raise os_error(errno.EBADF)
+
+    def is_late(self, direction: int) -> bool:
+        """Tell whether the deadline has passed; a non-blocking connection heeds none."""
+        deadline = self.deadlines[direction]
+        return deadline is not None and self.timeout != 0 and self.clock() >= deadline
+
+    def wait(
+        self, direction: int, started: float, ticket: int, at_most_s: float = math.inf
+    ) -> int:
+        """Sleep until it is worth another attempt; return 0, EAGAIN or ETIMEDOUT.
+
+        EAGAIN: non-blocking.  ETIMEDOUT: the time is up.
+        """
+        left_s = self._left(direction, started)
+        if left_s <= 0:
+            return errno.EAGAIN if self.timeout == 0 else errno.ETIMEDOUT
+        left_s = min(left_s, at_most_s)
+        self.descriptor.wait(direction, left_s if left_s < math.inf else -1.0, ticket)
+        return 0
+
+    def pause(self, direction: int, started: float, pause_s: float) -> bool:
+        """Sleep ``pause_s`` (less if kicked); False, at once, if that passes the end."""
+        if self._left(direction, started) < pause_s:
+            return False
+        self.descriptor.wait(0, pause_s, self.descriptor.ticket)
+        return True
+
+    def _left(self, direction: int, started: float) -> float:
+        timeout, deadline = self.timeout, self.deadlines[direction]
+        if timeout == 0:
+            return 0.0
+        end = math.inf if timeout is None else started + timeout
+        if deadline is not None:
+            end = min(end, deadline)
+        return end - self.clock() if end < math.inf else end
+
+
+class _Renewable(Protocol):
+    def after_fork(self) -> None: ...
+
+
+_renewables: weakref.WeakSet[_Renewable] = weakref.WeakSet()
+
+
+def renew_after_fork(thing: _Renewable) -> None:
+    """Call ``thing.after_fork()`` in every child forked while it lives.
+
+    The parent's threads are not there to leave or to unlock, and a wake-up would be
+    shared with it.
+    """
+    _renewables.add(thing)
+
+
+def _after_fork_in_child() -> None:
+    for thing in list(_renewables):
+        thing.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

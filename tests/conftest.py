@@ -1,0 +1,51 @@
+"""What all tests share: which back ends there are, and which of them this run is about.
+
+BATCHING_BACKEND, which the package obeys too, narrows a run to one back end; ``make test``
+makes one run over each.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from types import ModuleType
+
+import pytest
+
+MODULES = {"native": "batching._mmsg", "portable": "batching._portable"}
+FORCED = os.environ.get("BATCHING_BACKEND", "")
+
+
+def is_available(name: str) -> bool:
+    """Tell whether a back end can be imported here."""
+    try:
+        importlib.import_module(MODULES[name])
+    except ImportError:
+        return False
+    return True
+
+
+AVAILABLE = [name for name in MODULES if is_available(name)]
+
+
+def pytest_configure() -> None:
+    """Refuse to run over a back end that is not there."""
+    if FORCED and FORCED not in AVAILABLE:
+        raise pytest.UsageError(
+            f"BATCHING_BACKEND={FORCED}, available: {', '.join(AVAILABLE)} (make test builds all)"
+        )
+
+
+def pytest_report_header() -> str:
+    """Tell the back ends, the one in use, and the kernel."""
+    return (
+        f"batching: back ends {', '.join(AVAILABLE)}, in use {FORCED or AVAILABLE[0]};"
+        f" kernel {platform.system()} {platform.release()}"
+    )
+
+
+@pytest.fixture(params=[FORCED] if FORCED else AVAILABLE)
+def backend(request: pytest.FixtureRequest) -> ModuleType:
+    """Give the module of a back end; the test runs once with each that the run is about."""
+    return importlib.import_module(MODULES[request.param])

@@ -1,0 +1,110 @@
+"""Segments: a train as a sequence of datagrams."""
+
+from __future__ import annotations
+
+import array
+import weakref
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batching.segments import Segments
+
+ADDRESS = ("192.0.2.1", 53)
+
+
+@given(st.binary(min_size=1, max_size=300), st.integers(1, 400))
+def test_datagrams_put_together_are_the_data(data: bytes, segment_size: int) -> None:
+    train = Segments(data, segment_size)
+    datagrams = train.tolist()
+    assert b"".join(datagrams) == data
+    assert len(train) == len(datagrams)
+    assert all(len(datagram) == segment_size for datagram in datagrams[:-1])
+    assert 1 <= len(datagrams[-1]) <= segment_size
+    assert [bytes(view) for view in train] == datagrams
+    assert [bytes(train[i]) for i in range(len(train))] == datagrams
+    assert [bytes(train[i - len(train)]) for i in range(len(train))] == datagrams
+
+
+@pytest.mark.parametrize("segment_size", [0, 1, 1200])
+def test_no_data_is_one_empty_datagram(segment_size: int) -> None:
+    train = Segments(b"", segment_size, ADDRESS)
+    assert len(train) == 1
+    assert train.tolist() == [b""]
+    assert [bytes(view) for view in train] == [b""]
+    assert bytes(train[0]) == bytes(train[-1]) == b""
+    with pytest.raises(IndexError):
+        train[1]
+
+
+def test_data_is_shared_and_read_only() -> None:
+    data = bytearray(b"aaabbbc")
+    train = Segments(data, 3)
+    data[3] = ord("x")
+    assert bytes(train[1]) == b"xbb"
+    assert train.data.readonly
+    assert train[1].readonly
+
+
+def test_kept_datagram_is_a_view_of_the_same_buffer() -> None:
+    data = bytearray(4)
+    view = Segments(data, 2)[0]
+    assert view.obj is data
+
+
+def test_items_of_any_size_are_taken_as_bytes() -> None:
+    assert Segments(array.array("H", [1, 2]), 3).data.nbytes == 4
+    assert len(Segments(array.array("H", [1, 2]), 3)) == 2
+    assert Segments(array.array("H"), 3).tolist() == [b""]
+
+
+def test_empty_view_of_several_dimensions_is_an_empty_datagram() -> None:
+    flat = memoryview(b"")
+    assert Segments(flat, 0).tolist() == [b""]
+
+
+@pytest.mark.parametrize("index", [3, -4, 10**30, -(10**30)])
+def test_index_out_of_range_says_how_many_there_are(index: int) -> None:
+    with pytest.raises(IndexError, match="of 3"):
+        Segments(b"aabbc", 2)[index]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [slice(0, 1), slice(None), pytest.param("0", id="text"), pytest.param(0.0, id="float")],
+)
+def test_index_that_is_no_int_is_a_type_error(index: Any) -> None:
+    with pytest.raises(TypeError):
+        Segments(b"aabb", 2)[index]
+
+
+@pytest.mark.parametrize(
+    ("data", "segment_size", "error", "match"),
+    [
+        pytest.param(b"a", 0, ValueError, "segment_size 0, must be at least 1", id="zero"),
+        pytest.param(b"a", -1, ValueError, "segment_size -1", id="negative"),
+        pytest.param(b"", -1, ValueError, "segment_size -1", id="negative without data"),
+        pytest.param(b"a", 1.0, TypeError, "int, not float", id="float"),
+        pytest.param("a", 1, TypeError, "bytes-like", id="no buffer"),
+        pytest.param(memoryview(b"abcd")[::2], 1, ValueError, "contiguous", id="strided"),
+    ],
+)
+def test_unfit_arguments_are_refused(
+    data: Any, segment_size: Any, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        Segments(data, segment_size)
+
+
+def test_repr_tells_what_it_holds() -> None:
+    text = repr(Segments(b"aabbc", 2, ADDRESS))
+    assert "3 datagrams" in text
+    assert "5 bytes" in text
+    assert "192.0.2.1" in text
+
+
+def test_train_can_be_referred_to_weakly() -> None:
+    train = Segments(b"a", 1)
+    assert weakref.ref(train)() is train
