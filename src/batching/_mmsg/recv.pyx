@@ -22,7 +22,7 @@ from .linux cimport (
 from .message cimport Message, Target
 from .peers cimport Peers
 from .slots cimport (
-    MAX_SLOTS, PATIENCE, SLAB_SIZE, Arrival, SlabPool, Slot, Tally, empty_pool, give_slab, next_length,
+    FEW_SLOTS, MAX_SLOTS, PATIENCE, SLAB_SIZE, Arrival, SlabPool, Slot, Tally, empty_pool, give_slab, next_length,
     prepare_slot, read_arrival, take_one, take_slab,
 )
 
@@ -92,7 +92,7 @@ cdef class RecvSlots:
         self.counters = counters
         self.pool = Pool()
         self.max_slots = max_slots
-        self.n_slots = 1
+        self.n_slots = min(FEW_SLOTS, max_slots)
         self.gro = gro
         self.control_size = control_size
         self.min_oob = min_oob
@@ -194,7 +194,7 @@ cdef class RecvSlots:
             self.n_slots = min(2 * self.n_slots, self.max_slots)
         elif received * 4 > self.n_slots:
             self.n_idle = 0
-        elif self.n_slots > 2:
+        elif self.n_slots > FEW_SLOTS:
             self.n_idle += 1
             if self.n_idle >= PATIENCE and received <= self.n_slots // 2:
                 self.n_idle = 0
@@ -381,7 +381,7 @@ cdef class RecvSlots:
     def shrink(self):
         self.acquire()
         if not self.pending:
-            self.n_slots = 1
+            self.n_slots = min(FEW_SLOTS, self.max_slots)
             self.free_slabs(1)
         pthread_mutex_unlock(&self.lock)
 

@@ -12,6 +12,7 @@ from .linux cimport MSG_CTRUNC, MSG_TRUNC, iovec, mmsghdr, pthread_mutex_lock, p
 cdef enum:
     SLAB_SIZE = 65536  # no UDP message, merged or not, is longer than 65535
     MAX_SLOTS = 64
+    FEW_SLOTS = 4  # in use at first, and after a rest
     SPARE_SLABS = 16
     PATIENCE = 64  # calls in a row that used a quarter of the slots or less, then there are half as many
 

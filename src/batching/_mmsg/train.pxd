@@ -108,13 +108,19 @@ cdef inline int datagrams_of(size_t n_bytes, size_t segment_size) noexcept nogil
     return 1 if segment_size == 0 or n_bytes == 0 else <int>((n_bytes + segment_size - 1) // segment_size)
 
 cdef inline int segments_allowed(PeerState *peer, size_t segment_size) noexcept nogil:
-    cdef size_t fit
-    if segment_size == 0 or segment_size > <size_t>peer.max_segment_size:
+    # Of that size, by number; how many bytes they may have is another matter.
+    if segment_size == 0 or segment_size > <size_t>peer.max_segment_size or peer.max_segments < 2:
         return 1
-    fit = <size_t>peer.max_bytes // segment_size
-    if fit < 2 or peer.max_segments < 2:
-        return 1
-    return <int>fit if fit < <size_t>peer.max_segments else peer.max_segments
+    return peer.max_segments
+
+cdef inline int next_cut(PeerState *peer, int n, size_t n_bytes, size_t segment_size) noexcept nogil:
+    # How many of a run's n datagrams its next train holds.
+    cdef int allowed = segments_allowed(peer, segment_size)
+    if n <= allowed and n_bytes <= <size_t>peer.max_bytes:
+        return n
+    if allowed > 1 and <size_t>allowed * segment_size > <size_t>peer.max_bytes:
+        allowed = max(1, <int>(<size_t>peer.max_bytes // segment_size))
+    return allowed
 
 cdef inline Train *open_train(Plan *plan, PeerState *peer) noexcept nogil:
     cdef Train *train = &plan.trains[plan.n_trains]
@@ -137,14 +143,14 @@ cdef inline void add_piece(Plan *plan, Train *train, int item, int first, int n,
     train.n_datagrams += n
     train.n_bytes += n_bytes
 
-cdef inline void add_run(Plan *plan, PeerState *peer, int item, int first, int n, int allowed,
+cdef inline void add_run(Plan *plan, PeerState *peer, int item, int first, int n, bint singly,
                          char *data, size_t n_bytes, size_t segment_size) noexcept nogil:
-    # A run of n datagrams in one buffer, as trains of at most `allowed`.
+    # A run of n datagrams in one buffer, as trains or one by one.
     cdef int taken
     cdef size_t length
     cdef Train *train
     while n:
-        taken = n if n < allowed else allowed
+        taken = 1 if singly else next_cut(peer, n, n_bytes, segment_size)
         length = n_bytes if taken == n else taken * segment_size
         train = open_train(plan, peer)
         train.segment_size = <int>segment_size if taken > 1 else 0
@@ -163,10 +169,11 @@ cdef inline void plan_peer(Plan *plan, PeerState *peer) noexcept nogil:
         item = &plan.items[index]
         if item.segment_size:
             room = 0
-            add_run(plan, peer, index, 0, datagrams_of(item.n_bytes, item.segment_size),
-                    segments_allowed(peer, item.segment_size), item.data, item.n_bytes, item.segment_size)
+            add_run(plan, peer, index, 0, datagrams_of(item.n_bytes, item.segment_size), False,
+                    item.data, item.n_bytes, item.segment_size)
         else:
-            if room == 0 or item.n_bytes == 0 or item.n_bytes > size:
+            if (room == 0 or item.n_bytes == 0 or item.n_bytes > size
+                    or train.n_bytes + item.n_bytes > <size_t>peer.max_bytes):
                 train = open_train(plan, peer)
                 size = item.n_bytes
                 room = segments_allowed(peer, size)
@@ -198,7 +205,7 @@ cdef inline void lay_out(Plan *plan, int first) noexcept nogil:
 
 cdef inline bint plan_items(Plan *plan) noexcept nogil:
     # Group the items by peer, each peer's in a list of their own, then cut trains.
-    cdef int i, n_peers = 0
+    cdef int i, n, allowed, n_peers = 0
     cdef size_t needed = 0
     cdef PeerState *peer
     cdef Item *item
@@ -208,7 +215,9 @@ cdef inline bint plan_items(Plan *plan) noexcept nogil:
         peer = item.peer
         needed += 1
         if item.segment_size:
-            needed += datagrams_of(item.n_bytes, item.segment_size) // segments_allowed(peer, item.segment_size)
+            n = datagrams_of(item.n_bytes, item.segment_size)
+            allowed = next_cut(peer, n, item.n_bytes, item.segment_size)
+            needed += (n + allowed - 1) // allowed
         if peer.last_item < 0:
             peer.first_item = i
             plan.peers[n_peers] = peer
@@ -241,7 +250,7 @@ cdef inline void cut_into(Plan *cut, Plan *plan, Train *train, bint singly) noex
         piece = &plan.pieces[i]
         vector = &plan.iovecs[i]
         if singly:
-            add_run(cut, train.peer, piece.item, piece.first_datagram, piece.n_datagrams, 1,
+            add_run(cut, train.peer, piece.item, piece.first_datagram, piece.n_datagrams, True,
                     <char *>vector.iov_base, vector.iov_len, train.segment_size)
         else:
             if copy == NULL:
