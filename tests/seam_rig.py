@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import socket
 import struct
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from batching._kernel import SOL_UDP, UDP_GRO, UDP_SEGMENT, max_segments
 
-# Not conftest's list: while the native one is being written, its folder of sources passes
-# for a package of that name.  Once it is there, this, load() and the fixtures that call it
-# can go.
-BACKENDS = ["batching._portable", "batching._mmsg"]
 needs_gso = pytest.mark.skipif(
     max_segments() < 64, reason="no UDP GSO and GRO here: needs Linux 5.0"
 )
 A, B, C = (("127.0.0.1", port) for port in (1001, 1002, 1003))
-
-
-def load(name: str) -> ModuleType:
-    """Return the module of a back end, or skip."""
-    with contextlib.suppress(ImportError):
-        module = importlib.import_module(name)
-        if hasattr(module, "SendPlan"):
-            return module
-    pytest.skip(f"{name} is not built: make test builds it")
 
 
 class Rig:

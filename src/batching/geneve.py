@@ -48,7 +48,7 @@ _MAX_PROTOCOL = 0xFFFF
 _MAX_VNI = 2**24 - 1
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
+@dataclass(frozen=True, init=False, repr=False)
 class VirtualNetworkID:
     """A virtual network identifier, or none: ``VirtualNetworkID()`` is unset, 0 is a value.
 
@@ -61,6 +61,10 @@ class VirtualNetworkID:
         TypeError: ``value`` is no int.
         ValueError: ``value`` is out of range.
     """
+
+    # By hand: with slots=True the class is made twice, and CPython's frozen __setattr__ then
+    # trips over its super() for a name that is no field.
+    __slots__ = ("_value",)
 
     _value: int | None
 
@@ -80,6 +84,9 @@ class VirtualNetworkID:
         if self._value is None:
             raise ValueError("the virtual network identifier is unset")
         return self._value
+
+    def __reduce__(self) -> tuple[type[VirtualNetworkID], tuple[int | None]]:
+        return VirtualNetworkID, (self._value,)
 
     def __repr__(self) -> str:
         return f"VirtualNetworkID({'' if self._value is None else self._value})"

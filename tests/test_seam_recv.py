@@ -1,4 +1,4 @@
-"""The seam of _mmsg.pyi, over each back end: what is received, and control bytes."""
+"""The seam of _mmsg, over each back end: what is received, and control bytes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,10 @@ from hypothesis import strategies as st
 
 from batching import _portable
 from batching._kernel import MSG_CTRUNC, MSG_TRUNC, SO_RXQ_OVFL, SOL_UDP, UDP_GRO
-from seam_rig import BACKENDS, Rig, load, needs_gso
+from seam_rig import Rig, needs_gso
 
 IP_PKTINFO = 8  # include/uapi/linux/in.h
 PATIENCE_S = 10.0
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> ModuleType:
-    return load(request.param)
 
 
 @pytest.fixture
