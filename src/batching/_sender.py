@@ -55,9 +55,7 @@ class Sender:
     __slots__ = ("_counters", "_descriptor", "_learnt", "_lock", "_max_segments", "_plans",
                  "_waiter", "fallbacks", "peers")  # fmt: skip
 
-    def __init__(
-        self, waiter: Waiter, peers: Peers, counters: Counters, max_segments: int
-    ) -> None:
+    def __init__(self, waiter: Waiter, peers: Peers, counters: Counters, max_segments: int) -> None:
         self.peers = peers
         self.fallbacks: dict[str, int] = {}  # errno's name: destinations that fell back for it
         self._waiter = waiter
@@ -75,10 +73,11 @@ class Sender:
         try:
             if plan.load(items) < len(items):
                 return self._send_windows(plan, items)
+            error = 0
             if plan.left and not self._is_hindered():
-                plan.attempt(self._descriptor)
+                _, error = plan.attempt(self._descriptor)
             if plan.left or not items:
-                self._finish([plan])
+                self._finish([plan], error=error)
         finally:
             self._give_plan(plan)
         return len(items)
@@ -112,10 +111,11 @@ class Sender:
         plan = self._take_plan()
         try:
             plan.load_to(buffers, address, offset, header)
+            failure = 0
             if plan.left and not self._is_hindered():
-                plan.attempt(self._descriptor)
+                _, failure = plan.attempt(self._descriptor)
             if plan.left or not buffers:
-                self._finish([plan], disabled=disabled)
+                self._finish([plan], disabled=disabled, error=failure)
         except SendError as error:
             if not disabled or error.errno in (errno.EAGAIN, errno.ETIMEDOUT, errno.EBADF):
                 raise
@@ -160,8 +160,12 @@ class Sender:
         plans: list[SendPlan],
         segments: list[Segments] | None = None,
         disabled: list[int] | None = None,
+        error: int = 0,
     ) -> None:
-        """Bring plans to their end; raise what a call has to tell."""
+        """Bring plans to their end; raise what a call has to tell.
+
+        An attempt at the first of them has been made, and met ``error``.
+        """
         if self._descriptor.closed and not any(plan.position for plan in plans):
             raise os_error(errno.EBADF)
         started = self._waiter.clock()
@@ -169,8 +173,11 @@ class Sender:
         has_failed = False
         for plan in plans:
             if not end:
-                failed, end = self._run(plan, started, disabled)
+                if self._learnt and plan is not plans[0]:
+                    plan.recut()  # by what an earlier window taught
+                failed, end = self._run(plan, started, disabled, error)
                 has_failed = has_failed or failed
+                error = 0
         if has_failed or end:
             sent = sum(plan.datagrams_sent for plan in plans)
             rows = [row for plan in plans for row in plan.report()]
@@ -178,16 +185,22 @@ class Sender:
             raise _send_error(end, sent, errors, unsent)
 
     def _run(
-        self, plan: SendPlan, started: float, disabled: list[int] | None
+        self, plan: SendPlan, started: float, disabled: list[int] | None, known: int
     ) -> tuple[bool, int]:
-        """Return (has any datagram failed, errno that ended it early or 0)."""
+        """Return (has any datagram failed, errno that ended it early or 0).
+
+        ``known``: what the attempt before met.  It may have been the pending error of
+        another datagram, which the kernel tells only once.
+        """
         has_failed, n_pauses = False, 0
         trial: _Trial | None = None
         while plan.left:
             ticket = self._descriptor.ticket
-            sent, error = plan.attempt(
-                self._descriptor, trial.end - plan.position if trial else WINDOW
-            )
+            sent, error = 0, known
+            if not known:
+                limit = trial.end - plan.position if trial else WINDOW
+                sent, error = plan.attempt(self._descriptor, limit)
+            known = 0
             if sent:
                 n_pauses = 0
                 if trial and not trial.has_proved:
@@ -288,4 +301,5 @@ def _part_error(total: int, parts: list[tuple[int, int, int]], end: int) -> Send
             errors.update((index, os_error(code)) for index in range(first, first + n))
         else:
             unsent.extend(range(first, first + n))
-    return _send_error(end, total - len(errors) - len(unsent), errors, unsent)
+    sent = total - len(errors) - len(unsent)
+    return _send_error(end if unsent else 0, sent, errors, unsent)

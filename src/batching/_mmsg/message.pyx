@@ -47,7 +47,7 @@ cdef class Message:
     cdef int prepare(self, Py_ssize_t min_oob) except -1:
         # Check, and get hold of the memory.  May run the buffers' own code.
         cdef Py_ssize_t n
-        if not isinstance(self.buffers, (list, tuple)):
+        if type(self.buffers) is not list and type(self.buffers) is not tuple:
             raise TypeError(f"buffers must be a list, not {type(self.buffers).__name__}")
         n = len(self.buffers)
         if n != 1:

@@ -43,8 +43,11 @@ cdef class Peer:
 
 cdef inline bint is_immutable(tuple address):
     # Its identity, or its hash, then stands for its content, and no user code runs.
+    # An interface's name may come to mean another index: never remembered.
     cdef Py_ssize_t i, n = PyTuple_GET_SIZE(address)
     if type(address) is not tuple or n == 0 or not is_unicode(<object>PyTuple_GET_ITEM(address, 0)):
+        return False
+    if "%" in <str><object>PyTuple_GET_ITEM(address, 0):
         return False
     for i in range(1, n):
         if not is_long(<object>PyTuple_GET_ITEM(address, i)):
@@ -55,11 +58,13 @@ cdef inline bint is_immutable(tuple address):
 @cython.final
 cdef class Peers:
     """The peers of one Conn: found by identity, else equality, else sockaddr."""
-    def __init__(self, int family, bint is_dual_stack, int max_segments, Py_ssize_t capacity=2048):
+    def __cinit__(self, int family, bint is_dual_stack, int max_segments, Py_ssize_t capacity=2048):
+        if capacity < 1:
+            raise ValueError(f"capacity {capacity}, must be at least 1")
         self.family = family
         self.is_dual_stack = is_dual_stack
         self.max_segments = max_segments
-        self.capacity = capacity
+        self.capacity = max(capacity, 2)  # the connected one stays, and another has to have room
         self.by_address, self.by_name = {}, {}
 
     def __dealloc__(self):

@@ -219,6 +219,8 @@ cdef class RecvSlots:
         try:
             n = self.pending if limit <= 0 else min(limit, self.pending)
             out = raw_list(n)
+            if out == NULL:
+                raise MemoryError
             while taken < n:
                 taken += self.take_pairs(out, taken, n)
         except MemoryError:

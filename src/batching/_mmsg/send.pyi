@@ -64,7 +64,7 @@ class SendPlan:
     def split(self) -> int:
         """Cut the train at ``position`` into single datagrams; return how many."""
     def recut(self) -> None:
-        """Cut each train from ``position`` on that its peer no longer allows."""
+        """Cut into datagrams each train, from ``position`` on, that its peer refuses."""
     def skip(self, errno: int) -> None:
         """Pass over the message at ``position`` and note ``errno`` for it."""
     def report(self) -> list[tuple[int, int, int, int]]:

@@ -4,6 +4,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM
+from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport EBADF, errno
@@ -39,7 +40,7 @@ cdef class SendPlan:
     cdef readonly int position
     cdef readonly int datagrams_sent
 
-    def __init__(self, Peers peers not None, Counters counters not None):
+    def __cinit__(self, Peers peers not None, Counters counters not None):
         self.peers = peers
         self.counters = counters
 
@@ -96,6 +97,8 @@ cdef class SendPlan:
         return 0
 
     cdef int begin(self, list loaded, int start) except -1:
+        if start < 0:
+            raise ValueError(f"start {start}, must be at least 0")
         self.let_go()
         self.loaded = loaded
         self.start = start
@@ -186,7 +189,10 @@ cdef class SendPlan:
                 if not isinstance(train, Segments):
                     raise TypeError(f"must be Segments, not {type(train).__name__}")
                 peer = self.peers.find(train.addr) if to is None else to
-                self.hold(train.data, False, &memory, &n_bytes)
+                data = train.data
+                if PyBytes_CheckExact(data):  # an attribute is the user's to replace: only a view holds it
+                    data = PyMemoryView_FromObject(data)
+                self.hold(data, False, &memory, &n_bytes)
                 size = train.segment_size
                 if size < 1 and n_bytes:
                     raise ValueError(f"segment_size {size}, must be at least 1")
@@ -244,7 +250,7 @@ cdef class SendPlan:
 
     def split(self):
         cdef int n = self.current().n_datagrams
-        if not cut_trains(&self.plan, self.position, n > 1):
+        if not cut_trains(&self.plan, self.position, True):
             raise MemoryError
         return n
 
@@ -273,6 +279,7 @@ cdef class SendPlan:
         return merge(rows)
 
     def release(self):
+        self.position = self.datagrams_sent = 0
         self.let_go()
 
 

@@ -260,15 +260,19 @@ cdef inline void cut_into(Plan *cut, Plan *plan, Train *train, bint singly) noex
             add_piece(cut, copy, piece.item, piece.first_datagram, piece.n_datagrams,
                       <char *>vector.iov_base, vector.iov_len)
 
-cdef inline bint cut_trains(Plan *plan, int position, bint force_first) noexcept nogil:
-    # Cut the trains from `position` on that their peers refuse, and the first if forced.
+cdef inline bint is_to_cut(Plan *plan, int i, int position, bint only_first) noexcept nogil:
+    if only_first:
+        return i == position and plan.trains[i].n_datagrams > 1
+    return i >= position and is_refused(&plan.trains[i])
+
+cdef inline bint cut_trains(Plan *plan, int position, bint only_first) noexcept nogil:
+    # Cut the train at `position`, or else those from there on that their peers refuse.
     cdef Plan cut
     cdef int i
     cdef size_t more = 0
-    cdef bint singly
     memset(&cut, 0, sizeof(Plan))
     for i in range(position, plan.n_trains):
-        if is_refused(&plan.trains[i]) or (force_first and i == position):
+        if is_to_cut(plan, i, position, only_first):
             more += plan.trains[i].n_datagrams
     if more == 0:
         return True
@@ -277,8 +281,7 @@ cdef inline bint cut_trains(Plan *plan, int position, bint force_first) noexcept
         free_plan(&cut)
         return False
     for i in range(plan.n_trains):
-        singly = i >= position and (is_refused(&plan.trains[i]) or (force_first and i == position))
-        cut_into(&cut, plan, &plan.trains[i], singly)
+        cut_into(&cut, plan, &plan.trains[i], is_to_cut(plan, i, position, only_first))
     cut.items = plan.items
     cut.n_items = plan.n_items
     cut.items_capacity = plan.items_capacity

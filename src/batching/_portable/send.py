@@ -15,7 +15,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 from .._address import Address
 from .._kernel import SOL_UDP, UDP_SEGMENT
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["SendPlan", "WINDOW"]
 
 WINDOW: Final = 1024
+_T = TypeVar("_T")
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")  # Windows has not
 _SEGMENT_SIZE: Final = struct.Struct("=H")  # exactly a u16: any other length is EINVAL
 
@@ -94,7 +95,7 @@ class SendPlan:
         TypeError, ValueError: "datagram INDEX: ..."; nothing is then held.
         """
         self.release()
-        window = datagrams[start : start + WINDOW]
+        window = _window(datagrams, start)
         groups: dict[Peer, list[Run]] = {}
         with _Loading(self, "datagram") as loading:
             for index, item in enumerate(window, start):
@@ -151,7 +152,7 @@ class SendPlan:
         A given ``peer`` overrides each train's address.  "segments INDEX: ...".
         """
         self.release()
-        window = segments[start : start + WINDOW]
+        window = _window(segments, start)
         groups: dict[Peer, list[Run]] = {}
         with _Loading(self, "segments") as loading:
             for index, item in enumerate(window, start):
@@ -204,13 +205,13 @@ class SendPlan:
         return len(singles)
 
     def recut(self) -> None:
-        """Cut each train from ``position`` on that its peer no longer allows."""
+        """Cut into datagrams each train, from ``position`` on, that its peer refuses."""
         messages: list[Outgoing] = []
         for message in self._messages[self.position :]:
             if message.is_allowed():
                 messages.append(message)
             else:
-                messages.extend(plan(message.peer, message.runs))
+                messages.extend(message.singles())
         self._messages[self.position :] = messages
 
     def skip(self, errno: int) -> None:
@@ -264,7 +265,7 @@ class SendPlan:
             self._messages.extend(plan(peer, runs))
 
     def _send(self, sock: socket.socket, limit: int) -> tuple[int, int]:
-        batch = self._messages[self.position : self.position + limit]
+        batch = self._messages[self.position : self.position + max(limit, 0)]
         send = sock.sendmsg if _HAS_SENDMSG else sock.sendto
         took: list[int] = []
         failure = 0
@@ -294,6 +295,12 @@ class SendPlan:
             counters.send_trains += n_trains
             counters.send_datagrams += n_datagrams
             counters.send_bytes += n_bytes
+
+
+def _window(items: list[_T], start: int) -> list[_T]:
+    if start < 0:
+        raise ValueError(f"start {start}, must be at least 0")
+    return items[start : start + WINDOW]
 
 
 def _pair(item: object) -> tuple[object, object]:
