@@ -8,6 +8,7 @@ from .linux cimport BATCHING_HAS_GIL, is_bytearray, raw_bytearray_data, raw_byte
 
 
 @cython.final
+@cython.no_gc_clear  # __dealloc__ releases the buffers, also when a cycle is collected
 cdef class Message:
     """A datagram's place in Conn.read_batch: a buffer to fill, and what came.
 

@@ -64,6 +64,7 @@ cdef class Slab:
 
 
 @cython.final
+@cython.no_gc_clear  # __dealloc__ gives the slabs back to the pool, also when a cycle is collected
 cdef class RecvSlots:
     """Slabs that the kernel writes into, and the datagrams in them not yet taken."""
     cdef object __weakref__
