@@ -173,9 +173,10 @@ class Scene:
         sock.settimeout(timeout)
         offload = Offload(True, False, MAX_SEGMENTS, "native", ())
         self.conn = Conn(sock, offload, 1024, None)
-        self.waiter: Any = self.conn._waiter
-        self.waiter.clock = self.clock
-        self.descriptor: Any = self.waiter.descriptor
+        waiter: Any = self.conn._waiter
+        waiter.clock = self.clock
+        self.waiter = waiter
+        self.descriptor = waiter.descriptor
 
     def send(self, datagrams: Any) -> SendError | None:
         """Return what send_batch raises; check that it accounts for every datagram once."""

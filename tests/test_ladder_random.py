@@ -88,10 +88,12 @@ def test_every_datagram_of_trains_is_accounted_for_once(
                 assert (item, datagram) not in fates
                 fates[item, datagram] = fate
 
-        n_sent, ended = 0, False
+        error, n_sent, ended = None, 0, False
         try:
             n_sent = on.conn.send_segments(trains)
-        except SendError as error:
+        except SendError as caught:
+            error = caught
+        if error:
             n_sent, ended = error.sent, bool(error.unsent)
             for item in error.unsent:
                 note(item, range(len(trains[item])), "unsent")
