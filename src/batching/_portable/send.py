@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import operator
 import socket
 import struct
 from collections.abc import Sequence
@@ -160,7 +161,8 @@ class SendPlan:
                 if not isinstance(item, Segments):
                     raise TypeError(f"must be Segments, not {type(item).__name__}")
                 view = self._hold(item.data)
-                size = item.segment_size  # a plain attribute: it may have been changed
+                # A plain attribute: it may have been changed.
+                size = int(operator.index(item.segment_size))
                 if view.nbytes and size < 1:
                     raise ValueError(f"segment_size {size}, must be at least 1")
                 n_datagrams = -(-view.nbytes // size) if view.nbytes else 1
