@@ -16,7 +16,7 @@ from ._receiver import Receiver
 from ._sender import Sender
 from ._waiter import Waiter
 from .geneve import GENEVE_FIXED_HEADER_LENGTH, GeneveHeader
-from .metrics import Counter, Stats, track
+from .metrics import Stats, counter, track
 from .offload import Offload
 from .packetconn import SocketConn, is_dual_stack
 from .segments import Segments
@@ -47,9 +47,13 @@ class Conn(SocketConn):
     """
 
     def __init__(
-        self, sock: socket.socket, offload: Offload, batch_size: int, overflows: Counter | None
+        self, sock: socket.socket, offload: Offload, batch_size: int, overflows: str | None
     ) -> None:
-        """Take ownership of ``sock``, or raise and leave it as it was, but non-blocking."""
+        """Take ownership of ``sock``, or raise and leave it as it was, but non-blocking.
+
+        ``overflows`` names the counter of drop events; only a ``Conn`` that came about
+        brings it into being.
+        """
         waiter = Waiter(sock)
         try:
             self._counters = Counters()
@@ -66,7 +70,7 @@ class Conn(SocketConn):
         except BaseException:
             waiter.descriptor.release()
             raise
-        self._receiver = Receiver(waiter, slots, overflows)
+        self._receiver = Receiver(waiter, slots, counter(overflows) if overflows else None)
         self._sender = Sender(waiter, peers, self._counters, offload.max_segments)
         self._offload = offload
         self._batch_size = batch_size

@@ -18,7 +18,6 @@ from ._kernel import (
     SO_RXQ_OVFL,
     SO_SNDBUFFORCE,
 )
-from .metrics import Counter, counter
 from .offload import Offload, enable_gro, negotiate
 from .packetconn import UDPConn, is_dual_stack
 
@@ -81,10 +80,9 @@ def open_conn(
     for name, value in (("gso", gso), ("gro", gro)):
         if value not in ("auto", "off"):
             raise ValueError(f"{name} {value!r}, must be 'auto' or 'off'")
-    if max_segments is not None and not 1 <= max_segments <= _MAX_SEGMENTS:
-        raise ValueError(f"max_segments {max_segments}, must be 1 to {_MAX_SEGMENTS}")
-    _check_buffer("receive_buffer", receive_buffer)
-    _check_buffer("send_buffer", send_buffer)
+    _check_limit("max_segments", max_segments, _MAX_SEGMENTS)
+    _check_limit("receive_buffer", receive_buffer, _MAX_BUFFER)
+    _check_limit("send_buffer", send_buffer, _MAX_BUFFER)
     _check_name(rxq_overflows_metric_name)
     family = _choose_family(family, local_addr, remote_addr)
     sock = socket.socket(family, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
@@ -157,6 +155,7 @@ def _take_over(pconn: UDPConn | socket.socket, family: int, size: int, name: str
     if isinstance(pconn, UDPConn):
         conn.take_deadlines(pconn)
         pconn.detach()
+        os.set_blocking(fd, False)  # it may have been given back as it once came
     else:
         pconn.detach()
     return conn
@@ -195,23 +194,22 @@ def _negotiate(sock: socket.socket, gso: str, gro: str, max_segments: int | None
 
 def _check_batch_size(batch_size: int | None) -> int:
     name, value = "batch_size", batch_size
-    if batch_size is None:
+    if value is None:
         name = "BATCHING_BATCH_SIZE"
         text = os.environ.get(name, "") or str(IDEAL_BATCH_SIZE)
         try:
             value = int(text)
         except ValueError:
             raise ValueError(f"{name}={text}, must be 1 to {_MAX_BATCH_SIZE}") from None
-    if not isinstance(value, int):
-        raise TypeError(f"{name} must be int, not {type(value).__name__}")
-    if not 1 <= value <= _MAX_BATCH_SIZE:
-        raise ValueError(f"{name} {value}, must be 1 to {_MAX_BATCH_SIZE}")
+    _check_limit(name, value, _MAX_BATCH_SIZE)
     return value
 
 
-def _check_buffer(name: str, n_bytes: int | None) -> None:
-    if n_bytes is not None and not 1 <= n_bytes <= _MAX_BUFFER:
-        raise ValueError(f"{name} {n_bytes}, must be 1 to {_MAX_BUFFER}")
+def _check_limit(name: str, value: int | None, limit: int) -> None:
+    if value is not None and not isinstance(value, int):
+        raise TypeError(f"{name} must be int, not {type(value).__name__}")
+    if value is not None and not 1 <= value <= limit:
+        raise ValueError(f"{name} {value}, must be 1 to {limit}")
 
 
 def _check_name(name: str) -> None:
@@ -255,12 +253,15 @@ def _set_buffer(sock: socket.socket, option: int, forced: int, n_bytes: int | No
         with contextlib.suppress(PermissionError):
             sock.setsockopt(socket.SOL_SOCKET, forced, wanted)
             return
-    with contextlib.suppress(OSError if n_bytes is None else ()):
+    try:
         sock.setsockopt(socket.SOL_SOCKET, option, wanted)
+    except OSError:
+        if n_bytes is not None:
+            raise
 
 
-def _enable_overflows(sock: socket.socket, name: str) -> Counter | None:
+def _enable_overflows(sock: socket.socket, name: str) -> str | None:
     if not name or not IS_LINUX:
         return None
     sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
-    return counter(name)
+    return name

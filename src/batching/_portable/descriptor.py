@@ -165,7 +165,8 @@ class Descriptor:
     def release(self) -> socket.socket:
         """Give the socket back, unclosed and with its timeout, to undo __init__.
 
-        Nobody may be inside.  The descriptor is closed then; OSError(EBADF) if it was.
+        Nobody may be inside but sleepers, who wake.  The descriptor is closed then;
+        OSError(EBADF) if it was.
         """
         with self._lock:
             sock = self._sock
@@ -174,7 +175,8 @@ class Descriptor:
             sock.settimeout(self._timeout_s)
             self.closed = True
             self._sock = None
-            self._wakeup.close()
+            self._wakeup.signal()
+            self._settle()
             return sock
 
     def after_fork(self) -> None:
