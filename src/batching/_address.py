@@ -79,20 +79,19 @@ def family_of(address: object) -> int:
 
 
 def _fields(address: object) -> tuple[Any, ...]:
-    if not isinstance(address, tuple) or not 2 <= len(address) <= 4:
-        what = (
-            f"a tuple of {len(address)}"
-            if isinstance(address, tuple)
-            else type(address).__name__
-        )
-        raise TypeError(f"an address must be a tuple (host, port), not {what}")
-    host, *numbers = address
+    """Return an address's fields, as plain ones: a subclass may answer as it likes."""
+    if not isinstance(address, tuple):
+        raise TypeError(f"an address must be a tuple (host, port), not {type(address).__name__}")
+    fields = tuple(address)
+    if not 2 <= len(fields) <= 4:
+        raise TypeError(f"an address must be a tuple (host, port), not a tuple of {len(fields)}")
+    host, *numbers = fields
     if not isinstance(host, str):
         raise TypeError(f"a host must be str, not {type(host).__name__}")
     for name, number in zip(("port", "flowinfo", "scope_id"), numbers, strict=False):
         if not isinstance(number, int):
             raise TypeError(f"{name} must be int, not {type(number).__name__}")
-    return address
+    return str.__str__(host), *(int.__int__(number) for number in numbers)
 
 
 def _check_range(name: str, value: int, limit: int) -> None:

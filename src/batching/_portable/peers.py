@@ -136,9 +136,7 @@ class Peers:
         return peer.address
 
     def _parse(self, address: object) -> Sockaddr:
-        host, *numbers = parse_address(address, self._family, self._is_dual_stack)
-        # An int's subclass (bool is one) as port would bring its __eq__ into the lock.
-        return Sockaddr(host, *(int.__int__(number) for number in numbers))
+        return parse_address(address, self._family, self._is_dual_stack)
 
     def _look_up(self, address: object, spelling: Address | None) -> Peer:
         sockaddr = self._parse(address)
