@@ -43,11 +43,11 @@ class Waiter:
         """Set what ``socket.settimeout`` sets.
 
         Raises:
-            ValueError: It is negative or NaN.
+            TypeError, ValueError: It is no number; negative or NaN.
             OSError: EBADF: closed.
         """
         if timeout_s is not None:
-            timeout_s = float(timeout_s)
+            timeout_s = _seconds("timeout", timeout_s)
             if not timeout_s >= 0:
                 raise ValueError(f"timeout {timeout_s}, must be 0 or more, or None")
         self.check_open()
@@ -57,7 +57,7 @@ class Waiter:
     def set_deadline(self, deadline: float | None, *directions: int) -> None:
         """Set the deadline (``time.monotonic()`` seconds; None: never) of directions."""
         if deadline is not None:
-            deadline = float(deadline)
+            deadline = _seconds("deadline", deadline)
             if math.isnan(deadline):
                 raise ValueError("deadline nan, must be a number or None")
         self.check_open()
@@ -104,6 +104,12 @@ class Waiter:
         if deadline is not None:
             end = min(end, deadline)
         return end - self.clock() if end < math.inf else end
+
+
+def _seconds(name: str, value: float) -> float:
+    if not isinstance(value, int | float):  # not "5", which float() would take
+        raise TypeError(f"{name} must be a number or None, not {type(value).__name__}")
+    return float(value)
 
 
 class _Renewable(Protocol):
