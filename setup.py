@@ -18,7 +18,7 @@ if wanted == "yes" and sys.platform != "linux":
 is_sanitized = os.environ.get("BATCHING_SANITIZE", "0") not in ("", "0")
 flags = ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"] if is_sanitized else []
 core = []
-for noun in ("descriptor", "peers", "send", "message", "recv"):
+for noun in ("descriptor", "message", "peers", "recv", "send", "slab"):
     part = Extension(
         f"batching._mmsg.{noun}",
         [f"src/batching/_mmsg/{noun}.pyx"],
@@ -27,7 +27,8 @@ for noun in ("descriptor", "peers", "send", "message", "recv"):
         extra_link_args=flags,
         optional=wanted != "yes",
     )
+    # Read by Cython's build_ext; c_in_temp: generated C is kept out of the tree.
     directives = {"freethreading_compatible": True, "language_level": 3}
-    part.cython_directives = directives  # type: ignore[attr-defined]
+    vars(part).update(cython_c_in_temp=True, cython_directives=directives)
     core.append(part)
 setup(ext_modules=core if sys.platform == "linux" and wanted != "no" else [])

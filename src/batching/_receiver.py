@@ -8,7 +8,6 @@ others: the kernel, which they poll, knows nothing of those.
 from __future__ import annotations
 
 import errno
-import logging
 import math
 import threading
 from collections.abc import Sequence
@@ -74,7 +73,7 @@ class Receiver:
     def _await_datagrams(self, msgs: Sequence[Message] = (), is_nonblocking: bool = False) -> None:
         """Return once datagrams are pending, or just were; ``msgs`` are checked before a wait."""
         waiter = self._waiter
-        if waiter.deadlines[POLLIN] is not None and waiter.is_late(POLLIN):
+        if waiter.is_timed and waiter.is_late(POLLIN):
             waiter.check_open()
             raise _timed_out()
         pending, error = self.slots.attempt(self._descriptor)
@@ -124,6 +123,8 @@ class Receiver:
         now = self._waiter.clock()
         if now >= self._log_at + _LOG_EVERY_S:
             self._log_at = now
+            import logging  # costs as much as all of this package, and is hardly ever needed
+
             logging.getLogger("batching").warning(
                 "a message lost its segment size to MSG_CTRUNC and was not delivered, as it may"
                 " have been several datagrams; Stats.recv_control_truncated counts them"

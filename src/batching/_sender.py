@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _PAUSES_S: Final = (0.001, 0.002, 0.004)  # when the device's queue is full (ENOBUFS)
 _FORGET_S: Final = 30.0
 _MAX_LEARNT: Final = 4096
-_MAX_POOLED: Final = 4
 _ANY_SEGMENT_SIZE: Final = 65535
 
 
@@ -72,31 +71,30 @@ class Sender:
         plan = self._take_plan()
         try:
             if plan.load(items) < len(items):
-                return self._send_windows(plan, items)
-            error = 0
-            if plan.left and not self._is_hindered():
-                _, error = plan.attempt(self._descriptor)
+                return self._send_windows(plan, items, are_trains=False)
+            error = self._attempt(plan)
             if plan.left or not items:
                 self._finish([plan], error=error)
         finally:
-            self._give_plan(plan)
+            plan.release()
+            self._plans.append(plan)
         return len(items)
 
     def send_segments(self, segments: Iterable[Segments], to: Address | None) -> int:
         """Send trains; return how many datagrams."""
         items = list(segments)
         peer = None if to is None else self.peers.get(to)
-        plans: list[SendPlan] = []
+        plan = self._take_plan()
         try:
-            taken = 0
-            while taken < len(items) or not plans:
-                plans.append(self._take_plan())
-                taken += plans[-1].load_segments(items, taken, peer)
-            self._finish(plans, items)
-            return sum(plan.datagrams_sent for plan in plans)
+            if plan.load_segments(items, 0, peer) < len(items):
+                return self._send_windows(plan, items, peer, are_trains=True)
+            error = self._attempt(plan)
+            if plan.left or not items:
+                self._finish([plan], items, error=error)
+            return plan.datagrams_sent
         finally:
-            for plan in plans:
-                self._give_plan(plan)
+            plan.release()
+            self._plans.append(plan)
 
     def send_to(
         self, buffers: Sequence[Buffer], address: object, offset: int, header: bytes | None
@@ -111,49 +109,55 @@ class Sender:
         plan = self._take_plan()
         try:
             plan.load_to(buffers, address, offset, header)
-            failure = 0
-            if plan.left and not self._is_hindered():
-                _, failure = plan.attempt(self._descriptor)
+            error = self._attempt(plan)
             if plan.left or not buffers:
-                self._finish([plan], disabled=disabled, error=failure)
-        except SendError as error:
-            if not disabled or error.errno in (errno.EAGAIN, errno.ETIMEDOUT, errno.EBADF):
+                self._finish([plan], disabled=disabled, error=error)
+        except SendError as failure:
+            if not disabled or failure.errno in (errno.EAGAIN, errno.ETIMEDOUT, errno.EBADF):
                 raise
-            return disabled[0], error
+            return disabled[0], failure
         finally:
-            self._give_plan(plan)
+            plan.release()
+            self._plans.append(plan)
         return (disabled[0], None) if disabled else None
 
-    def _send_windows(self, first: SendPlan, items: list[tuple[Buffer, Address | None]]) -> int:
-        # All of them are loaded, thus checked, before the first system call.
+    def _send_windows(
+        self, first: SendPlan, items: list[Any], peer: Peer | None = None, *, are_trains: bool
+    ) -> int:
+        """Send more items than a plan takes; ``first`` has the first of them."""
         plans = [first]
         try:
+            # All of them are loaded, thus checked, before the first system call.
             for start in range(WINDOW, len(items), WINDOW):
-                plans.append(self._take_plan())
-                plans[-1].load(items, start)
-            self._finish(plans)
-            return len(items)
+                plans.append(SendPlan(self.peers, self._counters))
+                if are_trains:
+                    plans[-1].load_segments(items, start, peer)
+                else:
+                    plans[-1].load(items, start)
+            self._finish(plans, items if are_trains else None)
+            return sum(plan.datagrams_sent for plan in plans)
         finally:
             for plan in plans[1:]:
-                self._give_plan(plan)
+                plan.release()
 
     def _take_plan(self) -> SendPlan:
+        # Given back by whoever takes it: there are as many as there were calls at one time.
         try:
             return self._plans.pop()
         except IndexError:
             return SendPlan(self.peers, self._counters)
 
-    def _give_plan(self, plan: SendPlan) -> None:
-        plan.release()
-        if len(self._plans) < _MAX_POOLED:
-            self._plans.append(plan)
+    def _attempt(self, plan: SendPlan) -> int:
+        """Make the first attempt, mostly the only one; return its errno for _finish."""
+        if (self._learnt or self._waiter.is_timed) and self._is_hindered():
+            return 0
+        return plan.attempt(self._descriptor)[1]
 
     def _is_hindered(self) -> bool:
         """Tell whether the deadline has passed; forget what is due to be forgotten."""
         if self._learnt:
             self._forget()
-        waiter = self._waiter
-        return waiter.deadlines[POLLOUT] is not None and waiter.is_late(POLLOUT)
+        return self._waiter.is_late(POLLOUT)
 
     def _finish(
         self,

@@ -29,12 +29,13 @@ POLLOUT: Final = 0x4
 class Waiter:
     """One connection's descriptor, timeout and deadlines, shared by both directions."""
 
-    __slots__ = ("clock", "deadlines", "descriptor", "timeout")
+    __slots__ = ("clock", "deadlines", "descriptor", "is_timed", "timeout")
 
     def __init__(self, sock: socket, clock: Callable[[], float] = time.monotonic) -> None:
         """Take ownership of ``sock`` with its timeout; OSError(EMFILE) without a wake-up."""
         self.timeout = sock.gettimeout()
         self.deadlines: dict[int, float | None] = {POLLIN: None, POLLOUT: None}
+        self.is_timed = False  # has had a deadline: calls look at the clock
         self.clock = clock
         self.descriptor = Descriptor(sock)
         renew_after_fork(self.descriptor)
@@ -63,6 +64,7 @@ class Waiter:
         self.check_open()
         for direction in directions:
             self.deadlines[direction] = deadline
+        self.is_timed = True
         self.descriptor.kick()
 
     def check_open(self) -> None:
@@ -75,9 +77,7 @@ class Waiter:
         deadline = self.deadlines[direction]
         return deadline is not None and self.timeout != 0 and self.clock() >= deadline
 
-    def wait(
-        self, direction: int, started: float, ticket: int, at_most_s: float = math.inf
-    ) -> int:
+    def wait(self, direction: int, started: float, ticket: int, at_most_s: float = math.inf) -> int:
         """Sleep until it is worth another attempt; return 0, EAGAIN or ETIMEDOUT.
 
         EAGAIN: non-blocking.  ETIMEDOUT: the time is up.

@@ -19,6 +19,7 @@ cdef class Counters:
 
 
 @cython.final
+@cython.no_gc_clear  # __dealloc__ needs what it holds
 cdef class Descriptor:
     """A socket's descriptor that stays open until the last call on it has left."""
 

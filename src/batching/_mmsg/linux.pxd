@@ -9,8 +9,13 @@ cdef extern from *:
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
+    #ifdef Py_GIL_DISABLED
     #define batching_add(p, n) __atomic_add_fetch((p), (n), __ATOMIC_SEQ_CST)
     #define batching_count(p, n) ((void)__atomic_fetch_add((p), (n), __ATOMIC_RELAXED))
+    #else  /* both are called with the GIL held */
+    #define batching_add(p, n) (*(p) += (n))
+    #define batching_count(p, n) ((void)(*(p) += (n)))
+    #endif
     #define batching_swap(p, n) __atomic_exchange_n((p), (n), __ATOMIC_SEQ_CST)
     #define batching_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
     #if PY_VERSION_HEX < 0x030C0000
@@ -22,19 +27,24 @@ cdef extern from *:
     #define batching_resume_gc(was) ((void)(was))
     #endif
     #define batching_stolen(o) (o)
+    /* What bytearray's own getbuffer and releasebuffer do; with the GIL held. */
+    #define batching_pin(o) (Py_INCREF(o), (void)((PyByteArrayObject *)(o))->ob_exports++)
+    #define batching_unpin(o) (((PyByteArrayObject *)(o))->ob_exports--, Py_DECREF(o))
     #ifdef Py_GIL_DISABLED
     #define BATCHING_HAS_GIL 0
     #else
     #define BATCHING_HAS_GIL 1
     #endif
     """
-    int batching_add(int *p, int n) noexcept nogil
-    void batching_count(uint64_t *p, uint64_t n) noexcept nogil
+    int batching_add(int *p, int n) noexcept
+    void batching_count(uint64_t *p, uint64_t n) noexcept
     int batching_swap(int *p, int n) noexcept nogil
     int batching_load(int *p) noexcept nogil
     int batching_pause_gc() noexcept
     void batching_resume_gc(int was) noexcept
     bint BATCHING_HAS_GIL
+    void batching_pin(PyObject *bytearray) noexcept
+    void batching_unpin(PyObject *bytearray) noexcept
     object stolen "batching_stolen"(PyObject *reference)  # hand a reference over to Cython
 
 cdef extern from "Python.h":
@@ -50,7 +60,7 @@ cdef extern from "Python.h":
     void raw_decref "Py_DECREF"(PyObject *o)
     char *raw_bytearray_data "PyByteArray_AS_STRING"(PyObject *o) noexcept
     Py_ssize_t raw_bytearray_size "PyByteArray_GET_SIZE"(PyObject *o) noexcept
-    bint is_bytearray "PyByteArray_CheckExact"(object o) noexcept
+    bint is_bytearray "PyByteArray_CheckExact"(PyObject *o) noexcept
     bint is_unicode "PyUnicode_CheckExact"(object o) noexcept
     bint is_long "PyLong_CheckExact"(object o) noexcept
 
@@ -82,6 +92,9 @@ cdef extern from "<sys/socket.h>" nogil:
     size_t CMSG_SPACE(size_t n) noexcept
     size_t CMSG_LEN(size_t n) noexcept
     int sendmmsg(int fd, mmsghdr *messages, unsigned int n, int flags)
+    ssize_t sendto(int fd, const void *data, size_t n, int flags, const void *name, socklen_t name_length)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    ssize_t recvmsg(int fd, msghdr *message, int flags)
     int recvmmsg(int fd, mmsghdr *messages, unsigned int n, int flags, timespec *timeout)
     enum:
         AF_INET, AF_INET6, SOL_SOCKET, SO_RXQ_OVFL, MSG_DONTWAIT, MSG_TRUNC, MSG_CTRUNC

@@ -4,7 +4,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
 
-from .linux cimport BATCHING_HAS_GIL, is_bytearray, raw_bytearray_data, raw_bytearray_size
+from .linux cimport raw_bytearray_size
 
 
 @cython.final
@@ -54,38 +54,22 @@ cdef class Message:
         if n != 1:
             raise ValueError(f"must have exactly 1 buffer, has {n}")
         data = self.buffers[0]
-        if not is_lendable(data) and data is not self.data_owner:
+        if not is_lendable(<PyObject *>data) and data is not self.data_owner:
             if self.data_owner is not None:
                 self.data_owner = None
                 PyBuffer_Release(&self.data_view)
             borrow(data, &self.data_view, "buffers[0]")
             self.data_owner = data
-        if not is_lendable(self.oob) and self.oob is not self.oob_owner:
+        if not is_lendable(<PyObject *>self.oob) and self.oob is not self.oob_owner:
             if self.oob_owner is not None:
                 self.oob_owner = None
                 PyBuffer_Release(&self.oob_view)
             borrow(self.oob, &self.oob_view, "oob")
             self.oob_owner = self.oob
-        n = raw_bytearray_size(<PyObject *>self.oob) if is_lendable(self.oob) else self.oob_view.len
+        n = raw_bytearray_size(<PyObject *>self.oob) if is_lendable(<PyObject *>self.oob) else self.oob_view.len
         if n < min_oob:
             raise ValueError(f"oob of {n} bytes, must hold at least {min_oob}")
         return 0
-
-    cdef bint locate(self, Target *data, Target *oob) noexcept:
-        # Find the memory again, in C only; False when the fields are not those prepared.
-        cdef object buffers = self.buffers
-        if type(buffers) is list and len(<list>buffers) == 1:
-            return (find(<object>(<list>buffers)[0], self.data_owner, &self.data_view, data)
-                    and find(self.oob, self.oob_owner, &self.oob_view, oob))
-        if type(buffers) is tuple and len(<tuple>buffers) == 1:
-            return (find(<object>(<tuple>buffers)[0], self.data_owner, &self.data_view, data)
-                    and find(self.oob, self.oob_owner, &self.oob_view, oob))
-        return False
-
-
-cdef inline bint is_lendable(object buffer) noexcept:
-    # With the GIL held, a bytearray's memory can be used without exporting it.
-    return BATCHING_HAS_GIL and is_bytearray(buffer)
 
 
 cdef int borrow(object buffer, Py_buffer *view, str name) except -1:
@@ -96,13 +80,3 @@ cdef int borrow(object buffer, Py_buffer *view, str name) except -1:
     except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
     return 0
-
-
-cdef inline bint find(object buffer, object owner, Py_buffer *view, Target *target) noexcept:
-    if is_lendable(buffer):
-        target.memory = raw_bytearray_data(<PyObject *>buffer)
-        target.n_bytes = raw_bytearray_size(<PyObject *>buffer)
-        return True
-    target.memory = <char *>view.buf
-    target.n_bytes = view.len
-    return owner is not None and buffer is owner

@@ -16,6 +16,7 @@ from .._address import parse_address
 
 
 @cython.final
+@cython.no_gc  # addresses are made of str and int
 cdef class Peer:
     """A remote address and what sending to it has taught us."""
 
@@ -56,6 +57,7 @@ cdef inline bint is_immutable(tuple address):
 
 
 @cython.final
+@cython.no_gc  # addresses are made of str and int
 cdef class Peers:
     """The peers of one Conn: found by identity, else equality, else sockaddr."""
     def __cinit__(self, int family, bint is_dual_stack, int max_segments, Py_ssize_t capacity=2048):

@@ -4,7 +4,6 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_Clear
 from cpython.memoryview cimport PyMemoryView_FromObject
-from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyObject
 from libc.errno cimport EBADF, EBADMSG, ESHUTDOWN, errno
 from libc.stdint cimport uint32_t
@@ -14,16 +13,17 @@ from libc.string cimport memcpy, memset
 from .control cimport Control, read_control
 from .descriptor cimport Counters, Descriptor
 from .linux cimport (
-    MSG_CTRUNC, MSG_DONTWAIT, MSG_TRUNC, batching_count, batching_pause_gc, batching_resume_gc, iovec, mmsghdr,
+    MSG_CTRUNC, MSG_TRUNC, batching_count, batching_pause_gc, batching_resume_gc, iovec, mmsghdr,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_trylock,
-    pthread_mutex_unlock, raw_bytes, raw_decref, raw_incref, raw_list, raw_list_cut, raw_list_set, raw_tuple, raw_tuple_set,
-    raw_untrack, recvmmsg, sockaddr_in6, stolen,
+    pthread_mutex_unlock, raw_bytes, raw_decref, raw_incref, raw_list, raw_list_cut, raw_list_set,
+    raw_tuple, raw_tuple_set, raw_untrack, sockaddr_in6, stolen,
 )
-from .message cimport Message, Target
+from .message cimport Message, Target, is_ready, locate
 from .peers cimport Peers
+from .slab cimport Pool, Slab
 from .slots cimport (
-    FEW_SLOTS, MAX_SLOTS, PATIENCE, SLAB_SIZE, Arrival, SlabPool, Slot, Tally, empty_pool, give_slab, next_length,
-    prepare_slot, read_arrival, take_one, take_slab,
+    FEW_SLOTS, MAX_SLOTS, PATIENCE, PATIENCE_ALONE, Arrival, Slot, Tally, empty_pool,
+    give_slab, next_length, prepare_slot, raise_trim_threshold, read_arrival, receive, take_one, take_slab,
 )
 
 from ..segments import Segments
@@ -33,38 +33,7 @@ cdef enum:
 
 
 @cython.final
-@cython.internal
-cdef class Pool:
-    """Where the memory of slabs goes back to; it outlives the RecvSlots while views do."""
-    cdef SlabPool pool
-
-    def __cinit__(self):
-        pthread_mutex_init(&self.pool.lock, NULL)
-
-    def __dealloc__(self):
-        empty_pool(&self.pool, True)
-        pthread_mutex_destroy(&self.pool.lock)
-
-
-@cython.final
-@cython.internal
-cdef class Slab:
-    """A train's memory while somebody looks at it: read-only, as long as what arrived."""
-    cdef Pool pool
-    cdef char *data  # what arrived, within the slab
-    cdef Py_ssize_t n_bytes
-    cdef char *memory  # the whole slab, once it belongs to this
-
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, self.data, self.n_bytes, True, flags)
-
-    def __dealloc__(self):
-        if self.memory != NULL:
-            give_slab(&self.pool.pool, self.memory)
-
-
-@cython.final
-@cython.no_gc_clear  # __dealloc__ gives the slabs back to the pool, also when a cycle is collected
+@cython.no_gc  # it holds nothing that could hold it, and __dealloc__ needs its pool
 cdef class RecvSlots:
     """Slabs that the kernel writes into, and the datagrams in them not yet taken."""
     cdef object __weakref__
@@ -80,6 +49,7 @@ cdef class RecvSlots:
     cdef size_t control_size, min_oob
     cdef bint gro
     cdef int max_slots, n_slots  # allowed, and in use now
+    cdef int n_alone  # calls to come that ask for one message, as the last brought no more
     cdef int n_arrived, current  # of the last call's messages: how many, and the first not yet taken whole
     cdef int n_idle  # calls in a row that left most slots empty
     cdef readonly int pending
@@ -98,6 +68,7 @@ cdef class RecvSlots:
         self.control_size = control_size
         self.min_oob = min_oob
         pthread_mutex_init(&self.lock, NULL)
+        raise_trim_threshold()
         self.slots = <Slot *>calloc(max_slots, sizeof(Slot))
         self.headers = <mmsghdr *>calloc(max_slots, sizeof(mmsghdr))
         self.iovecs = <iovec *>calloc(max_slots, sizeof(iovec))
@@ -131,7 +102,7 @@ cdef class RecvSlots:
         empty_pool(&self.pool.pool, False)
 
     def attempt(self, Descriptor descriptor not None):
-        cdef int received, failure = 0
+        cdef int received, failure = 0, n = self.n_slots
         self.acquire()
         try:
             if not descriptor.enter():
@@ -139,24 +110,27 @@ cdef class RecvSlots:
             if self.pending:
                 descriptor.leave()
                 return self.pending, 0
-            if not self.prepare():
+            if self.n_alone:
+                self.n_alone -= 1
+                n = 1
+            if not self.prepare(n):
                 descriptor.leave()
                 raise MemoryError
             with nogil:
-                received = recvmmsg(descriptor.fd, self.headers, self.n_slots, MSG_DONTWAIT, NULL)
+                received = receive(descriptor.fd, self.headers, n)
                 if received < 0:
                     failure = errno
             descriptor.leave()
             batching_count(&self.counters.recv_calls, 1)
             if received > 0:
-                failure = self.read_arrivals(received)
+                failure = self.read_arrivals(received, n)
             return self.pending, failure
         finally:
             pthread_mutex_unlock(&self.lock)
 
-    cdef bint prepare(self) noexcept:
+    cdef bint prepare(self, int n) noexcept:
         cdef int i
-        for i in range(self.n_slots):
+        for i in range(n):
             if self.slots[i].slab == NULL:
                 self.slots[i].slab = take_slab(&self.pool.pool)
                 if self.slots[i].slab == NULL:
@@ -165,7 +139,7 @@ cdef class RecvSlots:
                          self.controls + <size_t>i * self.control_size, self.control_size)
         return True
 
-    cdef int read_arrivals(self, int received) noexcept:
+    cdef int read_arrivals(self, int received, int asked) noexcept:
         cdef int i
         cdef Tally tally
         memset(&tally, 0, sizeof(tally))
@@ -183,13 +157,16 @@ cdef class RecvSlots:
         if tally.n_cut or tally.n_control_cut:
             batching_count(&self.counters.recv_truncated, tally.n_cut)
             batching_count(&self.counters.recv_control_truncated, tally.n_control_cut)
-        self.adapt(received)
+        if asked > 1 or self.n_slots == 1:
+            self.adapt(received)
         if tally.n_lost:
             return EBADMSG
         return ESHUTDOWN if tally.is_shut_down and not self.pending else 0
 
     cdef void adapt(self, int received) noexcept:
-        # As many slots as are used, at a quarter full half as many: memory follows the load.
+        # As many slots as are used; at a quarter full half as many.  Memory follows the load.
+        if received == 1:
+            self.n_alone = PATIENCE_ALONE
         if received == self.n_slots:
             self.n_idle = 0
             self.n_slots = min(2 * self.n_slots, self.max_slots)
@@ -294,10 +271,10 @@ cdef class RecvSlots:
         if n_bytes < COPY_BELOW:
             train.data = PyMemoryView_FromObject(PyBytes_FromStringAndSize(slot.slab + arrival.taken_bytes, n_bytes))
         else:
-            slab = Slab.__new__(Slab)
+            slab = Slab.__new__(Slab, self.pool)
             slab.data, slab.n_bytes = slot.slab + arrival.taken_bytes, n_bytes
             train.data = PyMemoryView_FromObject(slab)
-            slab.pool, slab.memory = self.pool, slot.slab  # from here on it is the view's
+            slab.memory = slot.slab  # from here on it is the view's
             slot.slab = NULL
         arrival.n_taken = arrival.n_datagrams
         self.pending -= n_datagrams
@@ -308,11 +285,14 @@ cdef class RecvSlots:
 
     cdef int prepare_messages(self, list msgs) except -1:
         cdef int i = 0
+        cdef Message message
         try:
             for i in range(len(msgs)):
-                if not isinstance(msgs[i], Message):
+                if type(msgs[i]) is not Message:
                     raise TypeError(f"must be a Message, not {type(msgs[i]).__name__}")
-                (<Message>msgs[i]).prepare(self.min_oob)
+                message = <Message>msgs[i]
+                if not is_ready(message, self.min_oob):
+                    message.prepare(self.min_oob)
         except TypeError as error:
             raise TypeError(f"message {i}: {error}") from None
         except ValueError as error:
@@ -351,7 +331,7 @@ cdef class RecvSlots:
             if type(items[i]) is not Message:
                 break
             message = <Message>items[i]
-            if not message.locate(&data, &oob):
+            if not locate(message, &data, &oob):
                 break
             if message.addr is not address:
                 replaced.append(message.addr)

@@ -65,8 +65,8 @@ class SendPlan:
         """Cut the train at ``position`` into single datagrams; return how many."""
     def recut(self) -> None:
         """Cut into datagrams each train, from ``position`` on, that its peer refuses."""
-    def skip(self, errno: int) -> None:
-        """Pass over the message at ``position`` and note ``errno`` for it."""
+    def skip(self, failure: int) -> None:
+        """Pass over the message at ``position`` and note ``failure``, an errno, for it."""
     def report(self) -> list[tuple[int, int, int, int]]:
         """Return (item, its first datagram, datagrams, errno) of all that was not sent.
 

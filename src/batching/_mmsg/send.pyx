@@ -12,10 +12,13 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from .descriptor cimport Counters, Descriptor
-from .linux cimport MSG_DONTWAIT, batching_count, raw_decref, raw_incref, sendmmsg
+from .linux cimport (
+    BATCHING_HAS_GIL, batching_count, batching_pin, batching_unpin, is_bytearray, raw_bytearray_data,
+    raw_bytearray_size, raw_decref, raw_incref,
+)
 from .peers cimport Peer, Peers
 from .train cimport (
-    Item, Piece, Plan, Train, cut_trains, datagrams_of, free_plan, plan_items, reserve_items,
+    Item, Piece, Plan, Train, cut_trains, datagrams_of, free_plan, plan_items, reserve_items, send,
 )
 
 from ..segments import Segments
@@ -28,6 +31,7 @@ WINDOW = WINDOW_
 
 
 @cython.final
+@cython.no_gc_clear  # __dealloc__ needs what it holds
 cdef class SendPlan:
     """A window of datagrams as messages: who shares one, and how far sending has come."""
     cdef Plan plan
@@ -36,6 +40,8 @@ cdef class SendPlan:
     cdef list loaded  # holds every object whose memory is lent to the kernel
     cdef Py_buffer *views  # of what is not bytes
     cdef int n_views, views_capacity
+    cdef PyObject *pinned[WINDOW_]  # bytearrays, whose memory is to be had without a view
+    cdef int n_pinned
     cdef int start
     cdef readonly int position
     cdef readonly int datagrams_sent
@@ -57,13 +63,24 @@ cdef class SendPlan:
     def left(self):
         return self.plan.n_trains - self.position
 
-    cdef int hold(self, object data, bint is_writable, char **memory, size_t *n_bytes) except -1:
-        # Borrow the memory of a buffer until let_go().  Runs the object's own code.
-        cdef Py_buffer *view
+    cdef inline int hold(self, object data, bint is_writable, char **memory, size_t *n_bytes) except -1:
+        # Borrow the memory of a buffer until let_go().
         if PyBytes_CheckExact(data) and not is_writable:
             memory[0] = PyBytes_AS_STRING(data)
             n_bytes[0] = PyBytes_GET_SIZE(data)
             return 0
+        if BATCHING_HAS_GIL and is_bytearray(<PyObject *>data) and self.n_pinned < WINDOW_:
+            batching_pin(<PyObject *>data)
+            self.pinned[self.n_pinned] = <PyObject *>data
+            self.n_pinned += 1
+            memory[0] = raw_bytearray_data(<PyObject *>data)
+            n_bytes[0] = raw_bytearray_size(<PyObject *>data)
+            return 0
+        return self.export(data, is_writable, memory, n_bytes)
+
+    cdef int export(self, object data, bint is_writable, char **memory, size_t *n_bytes) except -1:
+        # Runs the object's own code.
+        cdef Py_buffer *view
         if self.n_views == self.views_capacity:
             view = <Py_buffer *>realloc(self.views, (self.views_capacity + INITIAL_ITEMS) * sizeof(Py_buffer))
             if view == NULL:
@@ -82,7 +99,7 @@ cdef class SendPlan:
         n_bytes[0] = view.len
         return 0
 
-    cdef int add(self, Peer peer, char *memory, size_t n_bytes, size_t segment_size) except -1:
+    cdef inline int add(self, Peer peer, char *memory, size_t n_bytes, size_t segment_size) except -1:
         cdef int n = self.plan.n_items
         cdef Item *item
         if n == self.plan.items_capacity and not reserve_items(&self.plan, max(2 * n, INITIAL_ITEMS)):
@@ -92,7 +109,8 @@ cdef class SendPlan:
         item.n_bytes = n_bytes
         item.segment_size = segment_size
         item.peer = &peer.state
-        raw_incref(<PyObject *>peer)
+        if n == 0 or self.plan.items[n - 1].peer != item.peer:
+            raw_incref(<PyObject *>peer)  # one reference for neighbours
         self.plan.n_items += 1
         return 0
 
@@ -117,7 +135,11 @@ cdef class SendPlan:
         cdef int i, n_items = self.plan.n_items, n_views = self.n_views
         self.plan.n_items = self.plan.n_trains = self.plan.n_pieces = self.n_views = 0
         for i in range(n_items):
-            raw_decref(self.plan.items[i].peer.owner)
+            if i == n_items - 1 or self.plan.items[i + 1].peer != self.plan.items[i].peer:
+                raw_decref(self.plan.items[i].peer.owner)
+        while self.n_pinned:
+            self.n_pinned -= 1
+            batching_unpin(self.pinned[self.n_pinned])
         for i in range(n_views):
             PyBuffer_Release(&self.views[i])
         self.loaded = None
@@ -176,19 +198,20 @@ cdef class SendPlan:
             self.let_go()
             raise indexed("buffer", i, error)
 
-    def load_segments(self, list segments not None, int start=0, Peer to=None):
+    def load_segments(self, list segments not None, int start=0, Peer peer=None):
         cdef int i = start, stop = min(<int>len(segments), start + WINDOW_)
         cdef char *memory = NULL
         cdef size_t n_bytes = 0
         cdef Py_ssize_t size
         cdef object train
+        cdef Peer target
         self.begin(segments, start)
         try:
             for i in range(start, stop):
                 train = segments[i]
                 if not isinstance(train, Segments):
                     raise TypeError(f"must be Segments, not {type(train).__name__}")
-                peer = self.peers.find(train.addr) if to is None else to
+                target = self.peers.find(train.addr) if peer is None else peer
                 data = train.data
                 if PyBytes_CheckExact(data):  # an attribute is the user's to replace: only a view holds it
                     data = PyMemoryView_FromObject(data)
@@ -198,7 +221,7 @@ cdef class SendPlan:
                     raise ValueError(f"segment_size {size}, must be at least 1")
                 if n_bytes and n_bytes // size > 0x1FFFFFFF:
                     raise ValueError(f"{n_bytes // size} datagrams, at most {0x1FFFFFFF}")
-                self.add(peer, memory, n_bytes, <size_t>size if n_bytes > <size_t>size else 0)
+                self.add(target, memory, n_bytes, <size_t>size if n_bytes > <size_t>size else 0)
             return self.finish()
         except BaseException as error:
             self.let_go()
@@ -211,7 +234,7 @@ cdef class SendPlan:
         if not descriptor.enter():
             return 0, EBADF
         with nogil:
-            sent = sendmmsg(descriptor.fd, &self.plan.headers[self.position], n, MSG_DONTWAIT)
+            sent = send(descriptor.fd, &self.plan.headers[self.position], n)
             if sent < 0:
                 failure = errno
                 sent = 0

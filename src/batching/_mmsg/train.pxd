@@ -13,7 +13,9 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 from .control cimport SEND_CONTROL_SIZE, put_segment_size
-from .linux cimport iovec, mmsghdr, sockaddr_in6, socklen_t
+from .linux cimport (
+    MSG_DONTWAIT, iovec, mmsghdr, msghdr, sendmmsg, sendmsg, sendto, sockaddr_in6, socklen_t,
+)
 
 cdef struct PeerState:
     sockaddr_in6 name  # or a sockaddr_in; zeroed first, so that it compares as bytes
@@ -234,6 +236,20 @@ cdef inline bint plan_items(Plan *plan) noexcept nogil:
         plan_peer(plan, plan.peers[i])
     lay_out(plan, 0)
     return True
+
+
+cdef inline int send(int fd, mmsghdr *headers, int n) noexcept nogil:
+    # One system call, the quickest that will do; messages sent, or -1.
+    cdef msghdr *message = &headers.msg_hdr
+    cdef ssize_t sent
+    if n > 1:
+        return sendmmsg(fd, headers, n, MSG_DONTWAIT)
+    if message.msg_iovlen == 1 and message.msg_controllen == 0:
+        sent = sendto(fd, message.msg_iov.iov_base, message.msg_iov.iov_len, MSG_DONTWAIT,
+                      message.msg_name, message.msg_namelen)
+    else:
+        sent = sendmsg(fd, message, MSG_DONTWAIT)
+    return -1 if sent < 0 else 1
 
 
 cdef inline bint is_refused(Train *train) noexcept nogil:

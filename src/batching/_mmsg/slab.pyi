@@ -1,0 +1,11 @@
+"""Slabs: memory that the kernel wrote into.  Not part of the seam."""
+
+from typing import final
+
+@final
+class Pool: ...
+
+@final
+class Slab:
+    def __init__(self, pool: Pool) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...

@@ -1,0 +1,257 @@
+"""Several threads, and signal handlers that raise: nothing is lost, doubled or left locked."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from batching import Conn, Segments, SendError, open_conn
+from loopback import (
+    ANY_PORT,
+    PATIENCE_S,
+    PlainPeer,
+    assert_nothing_left,
+    gather,
+    messages,
+    needs_gso,
+    start,
+    start_reader,
+    until,
+)
+
+N_SENDERS = 8
+N_RECEIVERS = 4
+N_BATCHES = 40
+BATCH = 20
+
+
+class Interrupted(Exception):
+    """What a signal handler raises, as KeyboardInterrupt is raised."""
+
+
+@pytest.fixture
+def conn() -> Iterator[Conn]:
+    with open_conn(ANY_PORT) as conn:
+        conn.settimeout(PATIENCE_S)
+        yield conn
+
+
+@pytest.fixture
+def peer() -> Iterator[PlainPeer]:
+    with PlainPeer() as peer:
+        yield peer
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Make SIGALRM and SIGUSR1 raise."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        raise Interrupted
+
+    kept = {number: signal.signal(number, handle) for number in (signal.SIGALRM, signal.SIGUSR1)}
+    yield
+    with contextlib.suppress(Interrupted):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def send_all(conn: Conn, sender: int, receiver: Conn) -> int:
+    """Send in every way there is, in turn."""
+    to = receiver.local_addr()
+    for batch in range(N_BATCHES):
+        data = [
+            b"%d %d" % (sender, number) for number in range(batch * BATCH, (batch + 1) * BATCH)
+        ]
+        if batch % 3 == 0:
+            conn.send_batch([(each, to) for each in data])
+        elif batch % 3 == 1:
+            conn.write_batch_to(data, to)
+        else:
+            conn.send_segments([Segments(each, len(each), to) for each in data])
+        # Few enough on the way for the smallest receive buffer that a system grants.
+        until(lambda: receiver.stats().recv_datagrams > conn.stats().send_datagrams - 2000)
+    return N_BATCHES * BATCH
+
+
+def receive_all(conn: Conn, way: int, received: list[bytes]) -> None:
+    """Receive in one of the ways there are, until it is closed."""
+    msgs = messages(7)
+    with contextlib.suppress(OSError):
+        while True:
+            if way == 0:
+                received += [data for data, _ in conn.recv_batch()]
+            elif way == 1:
+                received += [data for data, _ in conn.recv_batch(3)]
+            elif way == 2:
+                received += [data for train in conn.recv_segments() for data in train.tolist()]
+            else:
+                n = conn.read_batch(msgs)
+                received += [bytes(msg.data) for msg in msgs[:n]]
+
+
+def test_8_senders_and_4_receivers_lose_nothing(conn: Conn) -> None:
+    received: list[list[bytes]] = [[] for _ in range(N_RECEIVERS)]
+    with open_conn(ANY_PORT) as receiver:
+        receivers = [
+            start(receive_all, receiver, way, got) for way, got in enumerate(received)
+        ]
+        senders = [start(send_all, conn, i, receiver) for i in range(N_SENDERS)]
+        total = sum(sender.result(2 * PATIENCE_S) for sender in senders)
+        until(lambda: sum(map(len, received)) >= total)
+        receiver.close()
+        for each in receivers:
+            each.result(PATIENCE_S)
+    found = Counter(data for got in received for data in got)
+    assert found == Counter(
+        b"%d %d" % (sender, number)
+        for sender in range(N_SENDERS)
+        for number in range(N_BATCHES * BATCH)
+    )
+    assert conn.stats().send_datagrams == receiver.stats().recv_datagrams == total
+
+
+@needs_gso
+@pytest.mark.parametrize("way", ["recv_batch", "read_batch"])
+def test_a_reader_that_leaves_datagrams_wakes_the_next(
+    conn: Conn, peer: PlainPeer, way: str
+) -> None:
+    waiting = [
+        start_reader(conn, conn.recv_batch, 1)
+        if way == "recv_batch"
+        else start_reader(conn, conn.read_batch, messages(1))
+        for _ in range(5)
+    ]
+    peer.send_train(conn.local_addr(), b"abcde", 1)
+    got = [each.result(PATIENCE_S) for each in waiting]
+    if way == "recv_batch":
+        pairs = [pair for each in got if isinstance(each, list) for pair in each]
+        assert sorted(data for data, _ in pairs) == [b"a", b"b", b"c", b"d", b"e"]
+    else:
+        assert got == [1] * 5
+    assert_nothing_left(conn)
+
+
+def test_calls_of_both_directions_do_not_wait_for_each_other(
+    conn: Conn, peer: PlainPeer
+) -> None:
+    waiting = start_reader(conn, conn.recv_batch)
+    assert conn.send_batch([(b"x", peer.address)] * 100) == 100
+    assert not waiting.done()
+    peer.send(conn.local_addr(), b"y")
+    assert waiting.result(PATIENCE_S) == [(b"y", peer.address)]
+
+
+def test_a_sender_and_close_agree_on_what_was_sent(peer: PlainPeer) -> None:
+    for _ in range(20):
+        conn = open_conn(ANY_PORT)
+        pairs = [(b"%d" % i, peer.address) for i in range(3000)]
+        sending = start(conn.send_batch, pairs)
+        until(lambda: conn.stats().send_calls or sending.done())  # noqa: B023
+        conn.close()
+        try:
+            n = sending.result(PATIENCE_S)
+        except SendError as error:
+            assert error.errno == errno.EBADF
+            n = error.sent
+            assert error.unsent == list(range(n, 3000))  # of one destination: a prefix
+        except OSError as error:
+            assert error.errno == errno.EBADF
+            n = 0
+        assert peer.collect(n) == [data for data, _ in pairs[:n]]
+
+
+@pytest.mark.usefixtures("interrupts")
+@pytest.mark.parametrize("way", ["recv_batch", "recv_segments", "read_batch"])
+def test_a_handler_that_raises_ends_a_wait(conn: Conn, peer: PlainPeer, way: str) -> None:
+    arguments = (messages(1),) if way == "read_batch" else ()
+
+    def interrupt() -> None:
+        until(lambda: conn.stats().recv_calls >= 2)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    killer = start(interrupt)
+    with pytest.raises(Interrupted):
+        getattr(conn, way)(*arguments)
+    killer.result(PATIENCE_S)
+    # No lock is held, nobody is inside: it works, from any thread, and closes.
+    peer.send(conn.local_addr(), b"x")
+    assert start(gather, conn, 1).result(PATIENCE_S) == [b"x"]
+    assert conn.send_batch([(b"y", peer.address)]) == 1
+    fd = conn.fileno()
+    conn.close()
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(fd)
+
+
+def test_a_handler_that_does_not_raise_lets_a_wait_go_on(conn: Conn, peer: PlainPeer) -> None:
+    handled = threading.Event()
+    kept = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
+
+    def interrupt_and_send() -> None:
+        until(lambda: conn.stats().recv_calls >= 2)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert handled.wait(PATIENCE_S)
+        peer.send(conn.local_addr(), b"x")
+
+    killer = start(interrupt_and_send)
+    try:
+        assert conn.recv_batch() == [(b"x", peer.address)]
+    finally:
+        signal.signal(signal.SIGUSR1, kept)
+    killer.result(PATIENCE_S)
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_interrupted_senders_double_nothing(conn: Conn, peer: PlainPeer) -> None:
+    n_interrupts = number = 0
+    end = time.monotonic() + PATIENCE_S / 4
+    while n_interrupts < 100 and time.monotonic() < end:
+        # Alternating sizes: many messages a call, hence many places to be interrupted in.
+        pairs = [(b"%06d" % i + bytes(i % 2), peer.address) for i in range(number, number + 60)]
+        number += 60
+        with contextlib.suppress(Interrupted):
+            n_interrupts += 1
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + number % 30))
+            conn.send_batch(pairs)
+            n_interrupts -= 1
+        with contextlib.suppress(Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    sent = conn.stats().send_datagrams
+    assert n_interrupts > 0
+    numbers = [int(data[:6]) for data in peer.collect(sent)]
+    assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_interrupted_readers_double_nothing(conn: Conn, peer: PlainPeer) -> None:
+    peer.send(conn.local_addr(), *[b"%06d" % i for i in range(400)])
+    numbers: list[int] = []
+    n_interrupts = 0
+    conn.setblocking(False)
+    while True:
+        with contextlib.suppress(Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + n_interrupts % 10))
+            n_interrupts += 1
+            try:
+                pairs = conn.recv_batch(2)
+            except BlockingIOError:
+                break
+            numbers += [int(data) for data, _ in pairs]
+        with contextlib.suppress(Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    # An interrupt on the very way out of the call takes its result with it, no more.
+    assert numbers == sorted(set(numbers))
+    peer.send(conn.local_addr(), b"after")
+    assert gather(conn, 1) == [b"after"]
