@@ -163,10 +163,11 @@ def test_pending_error_of_another_send_costs_a_single_datagram_one_and_a_train_n
         assert on.send(trains(on)) is None
 
 
+@pytest.mark.parametrize("hides", HIDES)
 def test_other_trains_of_a_destination_that_has_learnt_are_split_before_they_are_tried(
-    backend: Any,
+    backend: Any, hides: bool
 ) -> None:
-    with scene(backend) as on:
+    with scene(backend, hides=hides) as on:
         on.kernel.rule = lambda to, size: errno.EIO if size and to == on.b else 0
         sizes = [50, 60, 70, 80, 90]  # each begins a train
         items = [(bytes(n), to) for n in sizes for to in (on.a, on.a, on.b, on.b)]
