@@ -22,7 +22,7 @@ from .message cimport Message, Target, is_ready, locate
 from .peers cimport Peers
 from .slab cimport Pool, Slab
 from .slots cimport (
-    FEW_SLOTS, MAX_SLOTS, PATIENCE, PATIENCE_ALONE, Arrival, Slot, Tally, empty_pool,
+    FEW_SLOTS, LONE_CALLS, MAX_SLOTS, PATIENCE, PATIENCE_ALONE, Arrival, Slot, Tally, empty_pool,
     give_slab, next_length, prepare_slot, raise_trim_threshold, read_arrival, receive, take_one, take_slab,
 )
 
@@ -49,7 +49,8 @@ cdef class RecvSlots:
     cdef size_t control_size, min_oob
     cdef bint gro
     cdef int max_slots, n_slots  # allowed, and in use now
-    cdef int n_alone  # calls to come that ask for one message, as the last brought no more
+    cdef int n_lone  # calls in a row that brought one message,
+    cdef int n_alone  # and so, calls to come that ask for no more
     cdef int n_arrived, current  # of the last call's messages: how many, and the first not yet taken whole
     cdef int n_idle  # calls in a row that left most slots empty
     cdef readonly int pending
@@ -165,7 +166,9 @@ cdef class RecvSlots:
 
     cdef void adapt(self, int received) noexcept:
         # As many slots as are used; at a quarter full half as many.  Memory follows the load.
-        if received == 1:
+        self.n_lone = self.n_lone + 1 if received == 1 else 0
+        if self.n_lone >= LONE_CALLS:
+            self.n_lone -= 1
             self.n_alone = PATIENCE_ALONE
         if received == self.n_slots:
             self.n_idle = 0

@@ -17,7 +17,8 @@ cdef enum:
     MAX_SLOTS = 64
     FEW_SLOTS = 4  # in use at first, and after a rest
     SPARE_SLABS = 16
-    PATIENCE_ALONE = 16  # calls that ask for one message after one that brought no more
+    LONE_CALLS = 8  # in a row that brought one message: then recvmsg, the quicker one for one,
+    PATIENCE_ALONE = 16  # is called so often before several are asked for again
     PATIENCE = 64  # calls in a row that used a quarter of the slots or less, then there are half as many
 
 cdef struct Arrival:  # a message as it came
