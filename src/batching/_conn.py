@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import socket
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -99,6 +100,8 @@ class Conn(SocketConn):
         """
         if max_datagrams is None:
             return self._receiver.batch(0)
+        if not isinstance(max_datagrams, int):
+            raise TypeError(f"max_datagrams must be int, not {type(max_datagrams).__name__}")
         if max_datagrams < 1:
             raise ValueError(f"max_datagrams {max_datagrams}, must be at least 1")
         return self._receiver.batch(min(max_datagrams, 0x7FFFFFFF))
@@ -202,17 +205,9 @@ class Conn(SocketConn):
         """
         if len(buffs) > self._batch_size:
             raise ValueError(f"{len(buffs)} buffers, at most {self._batch_size}")
-        if offset < 0:
-            raise ValueError(f"offset {offset}, must be at least 0")
         header = None
-        if geneve.vni.is_set:
-            if offset != GENEVE_FIXED_HEADER_LENGTH:
-                raise ValueError(
-                    f"offset {offset}, must be {GENEVE_FIXED_HEADER_LENGTH} with a Geneve header"
-                )
-            encoded = bytearray(GENEVE_FIXED_HEADER_LENGTH)
-            geneve.encode(encoded)
-            header = bytes(encoded)
+        if offset != 0 or geneve is not _NO_GENEVE:
+            header = _header(geneve, offset)
         if disabled := self._sender.send_to(buffs, addr, offset, header):
             code, retry_err = disabled
             raise UDPGSODisabledError(self.local_addr(), retry_err, code)
@@ -258,3 +253,22 @@ class Conn(SocketConn):
             f"{super()._state()} {offload.backend} max_segments={offload.max_segments}"
             f" gro={offload.gro} pending={self.pending}"
         )
+
+
+def _header(geneve: GeneveHeader, offset: int) -> bytes | None:
+    """Check both; return what to write into the first ``offset`` bytes, or None."""
+    if not isinstance(geneve, GeneveHeader):
+        raise TypeError(f"geneve must be GeneveHeader, not {type(geneve).__name__}")
+    if not isinstance(offset, int):
+        raise TypeError(f"offset must be int, not {type(offset).__name__}")
+    if not 0 <= offset <= sys.maxsize:
+        raise ValueError(f"offset {offset}, must be 0 to {sys.maxsize}")
+    if not geneve.vni.is_set:
+        return None
+    if offset != GENEVE_FIXED_HEADER_LENGTH:
+        raise ValueError(
+            f"offset {offset}, must be {GENEVE_FIXED_HEADER_LENGTH} with a Geneve header"
+        )
+    encoded = bytearray(GENEVE_FIXED_HEADER_LENGTH)
+    geneve.encode(encoded)
+    return bytes(encoded)
