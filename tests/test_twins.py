@@ -43,7 +43,7 @@ STEPS = st.lists(
     ),
     max_size=8,
 )
-TRAINS = st.lists(st.tuples(LENGTHS, st.sampled_from([1, 50, 100, 1400, 40000, 70000]), WHERE))
+TRAINS = st.lists(st.tuples(LENGTHS, st.sampled_from([20, 50, 100, 1400, 40000, 70000]), WHERE))
 many = settings(max_examples=150, deadline=None)
 
 

@@ -45,7 +45,7 @@ cdef inline bint find(PyObject *buffer, PyObject *owner, Py_buffer *view, Target
         return True
     target.memory = <char *>view.buf
     target.n_bytes = view.len
-    return buffer == owner
+    return buffer == owner and owner != <PyObject *>None  # None: there is no view
 
 
 cdef inline bint locate(Message message, Target *data, Target *oob) noexcept:

@@ -319,7 +319,7 @@ cdef object indexed(str what, int index, error):
     # Say which item was at fault; only of errors about the item.
     if isinstance(error, TypeError):
         kind = TypeError
-    elif isinstance(error, ValueError):
+    elif isinstance(error, (ValueError, OverflowError)):  # a number beyond C's is one out of range
         kind = ValueError
     else:
         return error

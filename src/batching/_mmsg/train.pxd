@@ -191,7 +191,8 @@ cdef inline void lay_out(Plan *plan, int first) noexcept nogil:
     cdef Train *train
     cdef mmsghdr *header
     cdef char *control
-    memset(&plan.headers[first], 0, (plan.n_trains - first) * sizeof(mmsghdr))
+    if first < plan.n_trains:  # of nothing there may be no memory, and memset() takes no NULL
+        memset(&plan.headers[first], 0, (plan.n_trains - first) * sizeof(mmsghdr))
     for i in range(first, plan.n_trains):
         train = &plan.trains[i]
         header = &plan.headers[i]
