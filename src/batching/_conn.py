@@ -43,6 +43,7 @@ class Conn(SocketConn):
 
     Every call may be made from several threads.  ``close`` wakes whoever waits, with
     OSError(EBADF); the descriptor is closed when the last call in progress has left.
+    After it ``stats``, ``offload``, ``pending``, ``gettimeout`` and ``close`` still work.
     A ``Conn`` cannot be pickled or copied.  Data given to a sending call belongs to the
     caller, who must not change it before the call returns; received data is the caller's.
     """
@@ -92,7 +93,7 @@ class Conn(SocketConn):
             Pairs of (data, sender), which ``send_batch`` takes as they are.
 
         Raises:
-            ValueError: ``max_datagrams`` < 1.
+            TypeError, ValueError: ``max_datagrams`` is no int, or < 1.
             BlockingIOError: Non-blocking, and nothing is there.
             TimeoutError: The time is up.
             OSError: EBADF: closed; ECONNREFUSED, when connected: an earlier datagram
@@ -110,20 +111,21 @@ class Conn(SocketConn):
         """Return the trains that one system call brought, at least one, without copying.
 
         A train of 4 KiB and more is a view of the memory that the kernel wrote; while
-        anything of it is kept, so are up to 64 KiB.  Raises as ``recv_batch`` does.
+        anything of it is kept, so are up to 64 KiB.  Waits and raises as ``recv_batch`` does.
         """
         return self._receiver.segments()
 
     def read_batch(self, msgs: Sequence[Message], flags: int = 0) -> int:
         """Fill ``msgs`` from the front, one datagram each; return how many, at least one.
 
-        Empty ``msgs`` return 0 at once.  ``Message.flags`` has MSG_TRUNC when its buffer
-        was too short.
+        Waits for the first; what does not fit in ``msgs`` waits for the next call, of
+        whichever kind.  Empty ``msgs`` return 0 at once.  ``Message.flags`` has MSG_TRUNC
+        when its buffer was too short.
 
         Args:
             msgs: Each with one writable buffer, and an ``oob`` of
                 ``min_control_message_size()`` bytes or more.
-            flags: MSG_DONTWAIT: non-blocking, for this call.  MSG_WAITFORONE: as ever.
+            flags: MSG_DONTWAIT: non-blocking, for this call.  MSG_WAITFORONE: changes nothing.
 
         Raises:
             TypeError, ValueError: A message that cannot be filled, by its index; other
@@ -157,7 +159,7 @@ class Conn(SocketConn):
 
         Of any length.  Every pair is checked before the first system call.  Datagrams of
         one destination keep their order; one destination's error never keeps the others'
-        back.
+        back.  Waits while the socket has no room.
 
         Raises:
             TypeError, ValueError: By its index, a pair that is none, data without the
@@ -195,13 +197,15 @@ class Conn(SocketConn):
             addr: A numeric address; None: the connected one.
             geneve: With its ``vni`` set, written into the first ``offset`` bytes of
                 every buffer and sent; else those bytes are left out.
-            offset: 8 (GENEVE_FIXED_HEADER_LENGTH) with a header.
+            offset: Bytes: 8 (GENEVE_FIXED_HEADER_LENGTH) with a header, else at most the
+                length of the shortest buffer.
 
         Raises:
-            TypeError, ValueError: By its index; before any header is written.
+            TypeError, ValueError: By its index; before any header is written.  More than
+                ``batch_size`` buffers, or an ``offset`` out of its limits.
             UDPGSODisabledError: A destination was found not to take GSO, and will be
                 spared it; ``retry_err`` is None when all was sent all the same.
-            SendError: As ``send_batch``.
+            SendError, OSError: As ``send_batch``.
         """
         if len(buffs) > self._batch_size:
             raise ValueError(f"{len(buffs)} buffers, at most {self._batch_size}")

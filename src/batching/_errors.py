@@ -69,6 +69,7 @@ class UDPGSODisabledError(OSError):
     """A destination went from GSO to none on the way; raised once for it, by write_batch_to.
 
     Attributes:
+        errno: What a train was refused with: EIO, EINVAL or EPERM.
         on_laddr: The local address of the connection.
         retry_err: What sending without GSO met, or None when every datagram was
             sent all the same.  It is the ``__cause__`` too.

@@ -24,7 +24,7 @@ from .packetconn import UDPConn, is_dual_stack
 __all__ = ["IDEAL_BATCH_SIZE", "min_control_message_size", "open_conn", "try_upgrade_to_conn"]
 
 IDEAL_BATCH_SIZE: Final = 128
-"""Datagrams: what a batch holds at best, and ``write_batch_to`` at most."""
+"""Datagrams: what a batch holds at best, and by default ``write_batch_to`` at most."""
 
 _MAX_BATCH_SIZE: Final = 1024  # UIO_MAXIOV: messages that one sendmmsg takes
 _MAX_SEGMENTS: Final = 128  # UDP_MAX_SEGMENTS since Linux 1382e3b6a350
@@ -55,6 +55,8 @@ def open_conn(
 ) -> Conn:
     """Open a batched UDP connection, on every platform.
 
+    It waits as a new socket does: without end, unless ``socket.setdefaulttimeout`` says else.
+
     Args:
         local_addr: Where to bind; None: any address, a free port.
         remote_addr: Where to connect, which is not necessary.
@@ -66,7 +68,7 @@ def open_conn(
         gso: "auto" or "off": send trains as one packet.
         gro: "auto" or "off": receive trains as one packet.
         max_segments: Datagrams a train may have, 1 to 128; None: what the kernel takes.
-        receive_buffer: Bytes, forced past the system's limit where the process may;
+        receive_buffer: Bytes, 1 to 2**30 - 1, forced past the system's limit where the process may;
             None: 7 MiB are asked for, and what is granted is taken.
         send_buffer: Likewise.
         rxq_overflows_metric_name: Where drop events are counted too: see
@@ -116,10 +118,11 @@ def try_upgrade_to_conn(
     Args:
         pconn: A ``UDPConn`` or a ``socket.socket``.
         network: "udp4" or "udp6".
-        batch_size: As ``open_conn``'s.
+        batch_size: As ``open_conn``'s, but the environment does not change the default.
         rxq_overflows_metric_name: As ``open_conn``'s.
 
     Raises:
+        TypeError: ``batch_size`` is no int, the name no str.
         ValueError: ``batch_size`` outside 1 to 1024.
         OSError: EMFILE, ENOMEM; ``pconn`` is then untouched too.
     """

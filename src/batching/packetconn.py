@@ -64,7 +64,14 @@ class SocketConn(PacketConn):
         return self._open_waiter.descriptor.fileno()
 
     def settimeout(self, timeout_s: float | None) -> None:
-        """Set the timeout as ``socket.settimeout`` does; 0 (non-blocking) wins over deadlines."""
+        """Set the timeout in seconds as ``socket.settimeout`` does; None: wait without end.
+
+        0 (non-blocking) wins over deadlines.  Calls that wait already heed it too.
+
+        Raises:
+            TypeError, ValueError: It is no number; negative or NaN.
+            OSError: EBADF: closed.
+        """
         self._open_waiter.set_timeout(timeout_s)
 
     def gettimeout(self) -> float | None:
@@ -146,10 +153,11 @@ class UDPConn(SocketConn):
         """Send one datagram; return its length in bytes.
 
         Raises:
-            TypeError, ValueError: ``addr`` is not a numeric address of the socket's
-                family; None on an unconnected socket is EDESTADDRREQ.
+            TypeError, ValueError: ``addr`` is not a numeric address of the socket's family.
+            BlockingIOError: Non-blocking, and the socket has no room.
             TimeoutError: The time is up.
-            OSError: The kernel's refusal; EBADF: closed.
+            OSError: The kernel's refusal, EDESTADDRREQ for None on an unconnected socket;
+                EBADF: closed.
         """
         if addr is None:
             return self._call(POLLOUT, lambda sock: sock.send(data))
@@ -159,7 +167,13 @@ class UDPConn(SocketConn):
     def read_from_udp_addr_port(self, buffer: Buffer) -> tuple[int, Address]:
         """Receive one datagram into a writable ``buffer``; return its length and sender.
 
-        What does not fit is cut off, as ``socket.recvfrom_into`` does.
+        Waits for it.  What does not fit is cut off, as ``socket.recvfrom_into`` does.
+
+        Raises:
+            TypeError: ``buffer`` is not a writable buffer.
+            BlockingIOError: Non-blocking, and nothing is there.
+            TimeoutError: The time is up.
+            OSError: The kernel's refusal; EBADF: closed.
         """
         return self._call(POLLIN, lambda sock: sock.recvfrom_into(buffer))
 
@@ -195,6 +209,7 @@ def listen_udp(network: str, addr: Address) -> UDPConn:
     """Return a plain connection bound to ``addr``; "udp6" is IPv6 only.
 
     Raises:
+        TypeError: ``addr`` is not an address tuple.
         ValueError: ``network`` is not "udp4" or "udp6"; the address is not numeric or
             not of that family.
         OSError: The kernel's refusal.
