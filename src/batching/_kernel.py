@@ -82,9 +82,7 @@ def _measure_max_segments() -> int:
         size = struct.pack("=H", 1)  # exactly a u16: any other length is EINVAL
         try:
             sock.bind(("127.0.0.1", 0))
-            sock.sendmsg(
-                [bytes(65)], [(SOL_UDP, UDP_SEGMENT, size)], 0, sock.getsockname()
-            )
+            sock.sendmsg([bytes(65)], [(SOL_UDP, UDP_SEGMENT, size)], 0, sock.getsockname())
         except OSError as error:
             return 64 if error.errno == errno.EINVAL else 0
     return 128

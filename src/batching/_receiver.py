@@ -85,29 +85,24 @@ class Receiver:
     def _await_slowly(
         self, error: int, pending: int, msgs: Sequence[Message], is_nonblocking: bool
     ) -> None:
-        waiter, started = self._waiter, self._waiter.clock()
-        is_idle = False
+        slots, waiter = self.slots, self._waiter
+        started, is_idle = waiter.clock(), False
         while not pending or error:
             self._raise_for(error)
             if pending:
                 return
             if msgs:
-                self.slots.check(msgs)
-            if is_nonblocking or waiter.timeout == 0:
-                raise os_error(errno.EAGAIN)
-            # The ticket before the attempt: what changes after it ends the wait.
-            ticket = self._descriptor.ticket
-            pending, error = self.slots.attempt(self._descriptor)
+                slots.check(msgs)
             if error in WOULD_BLOCK:
+                if is_nonblocking:
+                    raise os_error(errno.EAGAIN)
                 if not is_idle and waiter.clock() - started >= _IDLE_S:
                     is_idle = True
-                    self.slots.shrink()
-                end = waiter.wait(POLLIN, started, ticket, math.inf if is_idle else _IDLE_S)
-                if end == errno.EAGAIN:
-                    raise os_error(errno.EAGAIN)
-                if end:
-                    raise _timed_out()
-                pending, error = self.slots.attempt(self._descriptor)
+                    slots.shrink()
+                at_most_s = math.inf if is_idle else _IDLE_S
+                if end := waiter.wait(POLLIN, started, slots.ticket, at_most_s):
+                    raise os_error(errno.EAGAIN) if end == errno.EAGAIN else _timed_out()
+            pending, error = slots.attempt(self._descriptor)
         if self._counter is not None:
             self._count_overflows(self._counter)
 

@@ -39,7 +39,7 @@ class Descriptor:
     """Changes at every kick; wait() does not sleep on a ticket that is no longer true."""
     closed: bool
     def __init__(self, sock: socket.socket) -> None:
-        """Take ownership of ``sock`` and make it non-blocking; OSError(EMFILE) without a wake-up."""
+        """Take ownership of ``sock``, made non-blocking; OSError(EMFILE) without a wake-up."""
     def __enter__(self) -> socket.socket: ...
     def __exit__(self, *exc_info: object) -> None: ...
     def fileno(self) -> int:

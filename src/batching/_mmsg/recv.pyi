@@ -22,6 +22,9 @@ class RecvSlots:
     """Datagrams received and not yet taken."""
     overflows: int
     """The last SO_RXQ_OVFL (u32, cumulative, wraps)."""
+    ticket: int
+    """The descriptor's ticket when the kernel was last asked, with nothing pending: to
+    sleep on after an attempt that brought nothing."""
     def __init__(
         self,
         peers: Peers,

@@ -6,7 +6,7 @@ from cpython.exc cimport PyErr_Clear
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.errno cimport EBADF, EBADMSG, ESHUTDOWN, errno
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -55,6 +55,7 @@ cdef class RecvSlots:
     cdef int n_idle  # calls in a row that left most slots empty
     cdef readonly int pending
     cdef readonly uint32_t overflows
+    cdef readonly uint64_t ticket
 
     def __cinit__(self, Peers peers not None, Counters counters not None, int max_slots=16,
                   bint gro=True, size_t control_size=512, size_t min_oob=48):
@@ -117,6 +118,7 @@ cdef class RecvSlots:
             if not self.prepare(n):
                 descriptor.leave()
                 raise MemoryError
+            self.ticket = descriptor.kicks
             with nogil:
                 received = receive(descriptor.fd, self.headers, n)
                 if received < 0:

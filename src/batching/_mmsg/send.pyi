@@ -39,14 +39,20 @@ class SendPlan:
         TypeError, ValueError: "datagram INDEX: ..."; nothing is then held.
         """
     def load_to(
-        self, buffers: Sequence[Buffer], address: object, offset: int = 0, header: bytes | None = None
+        self,
+        buffers: Sequence[Buffer],
+        address: object,
+        offset: int = 0,
+        header: bytes | None = None,
     ) -> None:
         """Take all ``buffers`` (WINDOW at most, else ValueError) for one address.
 
         Without ``header`` the first ``offset`` bytes of each are left out; with it they
         are overwritten by it, all or none, and sent.
         """
-    def load_segments(self, segments: list[Segments], start: int = 0, peer: Peer | None = None) -> int:
+    def load_segments(
+        self, segments: list[Segments], start: int = 0, peer: Peer | None = None
+    ) -> int:
         """Take trains from ``start``, WINDOW at most; return how many.
 
         A given ``peer`` overrides each train's address.  "segments INDEX: ...".

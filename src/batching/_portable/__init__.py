@@ -23,6 +23,7 @@ from .recv import RecvSlots
 from .send import WINDOW, SendPlan
 
 __all__ = [
+    "WINDOW",
     "Counters",
     "Descriptor",
     "Message",
@@ -30,6 +31,5 @@ __all__ = [
     "Peers",
     "RecvSlots",
     "SendPlan",
-    "WINDOW",
     "parse_control",
 ]

@@ -89,6 +89,7 @@ class RecvSlots:
         "_trains",
         "overflows",
         "pending",
+        "ticket",
     )
 
     def __init__(
@@ -116,6 +117,7 @@ class RecvSlots:
         self._is_gro = gro
         self.pending = 0
         self.overflows = 0
+        self.ticket = 0  # the descriptor's when the kernel was last asked, with nothing pending
 
     def attempt(self, descriptor: Descriptor) -> tuple[int, int]:
         """Receive what is there, a slot a system call; return (datagrams pending, errno or 0).
@@ -127,6 +129,7 @@ class RecvSlots:
         with self._lock:
             if self.pending and not descriptor.closed:
                 return self.pending, 0
+            self.ticket = descriptor.ticket
             call = object()
             try:
                 return self._receive(descriptor._enter(call))

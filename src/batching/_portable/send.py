@@ -30,7 +30,7 @@ from .train import Outgoing, Run, plan
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["SendPlan", "WINDOW"]
+__all__ = ["WINDOW", "SendPlan"]
 
 WINDOW: Final = 1024
 _T = TypeVar("_T")
