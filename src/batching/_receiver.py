@@ -1,8 +1,9 @@
 """Policy of receiving: what is waited for, what is told, what is counted.
 
 Rule 1: what is pending in user space goes first; the kernel is asked only when nothing is.
-Rule 2: no lock is held while waiting.  A reader that leaves datagrams behind wakes the
-others: the kernel, which they poll, knows nothing of those.
+Rule 2: no lock is held while waiting.  A reader that leaves datagrams behind, because it
+wanted no more or because it failed, wakes the others: the kernel, which they poll, knows
+nothing of those.
 """
 
 from __future__ import annotations
@@ -43,19 +44,26 @@ class Receiver:
     def batch(self, limit: int) -> list[tuple[bytes, Address]]:
         """Return datagrams, one at least, ``limit`` at most (0: all that came)."""
         slots = self.slots
-        while True:
-            self._await_datagrams()
-            if taken := slots.take(limit):
-                if limit and slots.pending:
-                    self._descriptor.kick()
-                return taken
+        try:
+            while True:
+                self._await_datagrams()
+                if taken := slots.take(limit):
+                    return taken
+        finally:
+            if slots.pending:
+                self._descriptor.kick()
 
     def segments(self) -> list[Segments]:
         """Return trains, one at least."""
-        while True:
-            self._await_datagrams()
-            if taken := self.slots.take_segments():
-                return taken
+        slots = self.slots
+        try:
+            while True:
+                self._await_datagrams()
+                if taken := slots.take_segments():
+                    return taken
+        finally:
+            if slots.pending:
+                self._descriptor.kick()
 
     def into(self, msgs: Sequence[Message], flags: int) -> int:
         """Fill ``msgs`` from the front, one at least; return how many."""
@@ -63,12 +71,15 @@ class Receiver:
             raise ValueError(f"flags {flags:#x}, may be MSG_DONTWAIT and MSG_WAITFORONE")
         if not msgs:
             return 0
-        while True:
-            self._await_datagrams(msgs, bool(flags & MSG_DONTWAIT))
-            if n := self.slots.take_into(msgs):
-                if self.slots.pending:
-                    self._descriptor.kick()
-                return n
+        slots = self.slots
+        try:
+            while True:
+                self._await_datagrams(msgs, bool(flags & MSG_DONTWAIT))
+                if n := slots.take_into(msgs):
+                    return n
+        finally:
+            if slots.pending:
+                self._descriptor.kick()
 
     def _await_datagrams(self, msgs: Sequence[Message] = (), is_nonblocking: bool = False) -> None:
         """Return once datagrams are pending, or just were; ``msgs`` are checked before a wait."""

@@ -225,7 +225,6 @@ class Sender:
             elif error == errno.ENOBUFS and self._may_pause(trial, started, n_pauses):
                 n_pauses += 1
             elif error and error != errno.EINTR:
-                n_pauses = 0
                 if plan.segment_size():
                     trial = _Trial(plan, error)
                 else:

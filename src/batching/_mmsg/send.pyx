@@ -99,12 +99,10 @@ cdef class SendPlan:
         n_bytes[0] = view.len
         return 0
 
-    cdef inline int add(self, Peer peer, char *memory, size_t n_bytes, size_t segment_size) except -1:
+    cdef inline void add(self, Peer peer, char *memory, size_t n_bytes, size_t segment_size) noexcept:
+        # begin() has made room for it.
         cdef int n = self.plan.n_items
-        cdef Item *item
-        if n == self.plan.items_capacity and not reserve_items(&self.plan, max(2 * n, INITIAL_ITEMS)):
-            raise MemoryError
-        item = &self.plan.items[n]
+        cdef Item *item = &self.plan.items[n]
         item.data = memory
         item.n_bytes = n_bytes
         item.segment_size = segment_size
@@ -112,12 +110,13 @@ cdef class SendPlan:
         if n == 0 or self.plan.items[n - 1].peer != item.peer:
             raw_incref(<PyObject *>peer)  # one reference for neighbours
         self.plan.n_items += 1
-        return 0
 
-    cdef int begin(self, list loaded, int start) except -1:
+    cdef int begin(self, list loaded, int start, int stop) except -1:
         if start < 0:
             raise ValueError(f"start {start}, must be at least 0")
         self.let_go()
+        if not reserve_items(&self.plan, max(stop - start, INITIAL_ITEMS)):
+            raise MemoryError
         self.loaded = loaded
         self.start = start
         self.position = self.datagrams_sent = 0
@@ -147,22 +146,26 @@ cdef class SendPlan:
 
     def load(self, list datagrams not None, int start=0):
         cdef int i = start, stop = min(<int>len(datagrams), start + WINDOW_)
-        cdef PyObject *last_address = NULL
-        cdef Peer peer = None
-        cdef object pair, address
+        cdef PyObject *address = NULL
+        cdef PyObject *other_address = NULL
+        cdef Peer peer = None, other = None
+        cdef object pair
         cdef char *memory = NULL
         cdef size_t n_bytes = 0
-        self.begin(datagrams, start)
+        self.begin(datagrams, start, stop)
         try:
             for i in range(start, stop):
                 pair = <object>PyList_GET_ITEM(datagrams, i)
                 if not (PyTuple_CheckExact(pair) and PyTuple_GET_SIZE(pair) == 2):
                     # The list is ours: a tuple in the pair's place holds what the pair held.
                     pair = datagrams[i] = as_pair(pair)
-                address = <object>PyTuple_GET_ITEM(pair, 1)
-                if <PyObject *>address != last_address:
-                    peer = self.peers.find(address)
-                    last_address = <PyObject *>address
+                if PyTuple_GET_ITEM(pair, 1) != address:
+                    # Two destinations in turn are common: an echo, a relay.
+                    peer, other = other, peer
+                    address, other_address = other_address, address
+                    if PyTuple_GET_ITEM(pair, 1) != address:
+                        address = PyTuple_GET_ITEM(pair, 1)
+                        peer = self.peers.find(<object>address)
                 self.hold(<object>PyTuple_GET_ITEM(pair, 0), False, &memory, &n_bytes)
                 self.add(peer, memory, n_bytes, 0)
             return self.finish()
@@ -180,7 +183,7 @@ cdef class SendPlan:
         if offset < 0 or (header is not None and len(header) != offset):
             raise ValueError(f"offset {offset}, must be 0 or more, and the length of a header")
         cdef Peer peer = self.peers.find(address)
-        self.begin(items, 0)
+        self.begin(items, 0, n)
         try:
             for i in range(n):
                 self.hold(items[i], header is not None, &memory, &n_bytes)
@@ -205,7 +208,7 @@ cdef class SendPlan:
         cdef Py_ssize_t size
         cdef object train
         cdef Peer target
-        self.begin(segments, start)
+        self.begin(segments, start, stop)
         try:
             for i in range(start, stop):
                 train = segments[i]

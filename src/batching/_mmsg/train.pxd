@@ -185,6 +185,43 @@ cdef inline void plan_peer(Plan *plan, PeerState *peer) noexcept nogil:
             room = 0 if item.n_bytes < size else room - 1
         index = item.next_item
 
+cdef inline void close_train(Train *train, int n, size_t size, size_t n_bytes) noexcept nogil:
+    train.n_pieces = train.n_datagrams = n
+    train.segment_size = <int>size if n > 1 else 0
+    train.n_bytes = n_bytes
+
+cdef inline void plan_alone(Plan *plan, PeerState *peer) noexcept nogil:
+    # plan_peer() for the common case: all items are single datagrams of one peer.
+    cdef int i, room = 0
+    cdef size_t length, size = 0, n_bytes = 0
+    cdef Train *train = NULL
+    for i in range(plan.n_items):
+        length = plan.items[i].n_bytes
+        if room == 0 or length == 0 or length > size or n_bytes + length > <size_t>peer.max_bytes:
+            if train != NULL:
+                close_train(train, i - train.first_piece, size, n_bytes)
+            plan.n_pieces = i
+            train = open_train(plan, peer)
+            size = length
+            n_bytes = 0
+            room = segments_allowed(peer, size)
+        plan.pieces[i].item = i
+        plan.pieces[i].first_datagram = 0
+        plan.pieces[i].n_datagrams = 1
+        plan.iovecs[i].iov_base = plan.items[i].data
+        plan.iovecs[i].iov_len = length
+        n_bytes += length
+        room = 0 if length < size else room - 1
+    plan.n_pieces = plan.n_items
+    close_train(train, plan.n_items - train.first_piece, size, n_bytes)
+
+cdef inline bint is_alone(Plan *plan) noexcept nogil:
+    cdef int i
+    for i in range(plan.n_items):
+        if plan.items[i].peer != plan.items[0].peer or plan.items[i].segment_size:
+            return False
+    return plan.n_items > 0
+
 cdef inline void lay_out(Plan *plan, int first) noexcept nogil:
     # Fill the kernel's headers, whose pointers a growing array would leave stale.
     cdef int i
@@ -212,6 +249,13 @@ cdef inline bint plan_items(Plan *plan) noexcept nogil:
     cdef size_t needed = 0
     cdef PeerState *peer
     cdef Item *item
+    plan.n_pieces = plan.n_trains = 0
+    if is_alone(plan):
+        if not (reserve_pieces(plan, plan.n_items) and reserve_trains(plan, plan.n_items)):
+            return False
+        plan_alone(plan, plan.items[0].peer)
+        lay_out(plan, 0)
+        return True
     for i in range(plan.n_items):
         item = &plan.items[i]
         item.next_item = -1
@@ -228,7 +272,6 @@ cdef inline bint plan_items(Plan *plan) noexcept nogil:
         else:
             plan.items[peer.last_item].next_item = i
         peer.last_item = i
-    plan.n_pieces = plan.n_trains = 0
     for i in range(n_peers):
         plan.peers[i].last_item = -1
     if needed > 0x3FFFFFFF or not (reserve_pieces(plan, <int>needed) and reserve_trains(plan, <int>needed)):
