@@ -31,6 +31,7 @@ PATIENCE_S = 20.0
 HOST = "127.0.0.1"
 ANY_PORT = (HOST, 0)
 _BUFFER = 16 << 20  # bytes: more than any test has on the way, so loopback never drops
+_ROOM = 4 << 20  # enough for the tests that are marked needs_room; others need a system's least
 
 
 def _has_ipv6() -> bool:
@@ -42,10 +43,27 @@ def _has_ipv6() -> bool:
     return True
 
 
+def _make_room(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER)
+    except OSError:  # without the privilege: as much as the system's limit allows
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+
+
+def _has_room() -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        _make_room(sock)
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= _ROOM
+
+
 needs_gso = pytest.mark.skipif(
     max_segments() < 64, reason="no UDP GSO and GRO here: needs Linux 5.0"
 )
 needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="no ::1 here: needs IPv6 on loopback")
+needs_room = pytest.mark.skipif(
+    not _has_room(),
+    reason="receive buffers are too small here: raise net.core.rmem_max to 4194304, or be root",
+)
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
@@ -55,10 +73,7 @@ class PlainPeer:
     def __init__(self, host: str = HOST) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_DGRAM)
-        try:
-            self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER)
-        except OSError:  # without the privilege: as much as the system's limit allows
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        _make_room(self.sock)
         self.sock.bind((host, 0))
         self.address: Address = self.sock.getsockname()
 

@@ -215,7 +215,7 @@ with batching.open_conn(("127.0.0.1", 0)) as conn:
     reader = threading.Thread(target=lambda: got.extend(conn.recv_batch()))
     if {is_waiting}:
         reader.start()
-        while conn.stats().recv_calls < 2:
+        while conn.stats().recv_calls < 1:
             pass
     warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside a thread, since 3.12
     child = os.fork()

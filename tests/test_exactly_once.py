@@ -10,7 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batching import Conn, Segments, open_conn
-from loopback import ANY_PORT, PATIENCE_S, PlainPeer, assert_nothing_left, messages
+from loopback import (
+    ANY_PORT,
+    PATIENCE_S,
+    PlainPeer,
+    assert_nothing_left,
+    messages,
+    needs_room,
+)
+
+pytestmark = needs_room
 
 N_PEERS = 3
 # Sizes that meet: equal runs make trains, and a limit stands on either side of each.

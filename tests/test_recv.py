@@ -70,7 +70,7 @@ def test_a_peer_is_one_tuple_object(conn: Conn, peer: PlainPeer) -> None:
 
 
 def test_many_datagrams_come_in_order(conn: Conn, peer: PlainPeer) -> None:
-    sent = numbered(500)
+    sent = numbered(300)
     peer.send(conn.local_addr(), *sent)
     assert gather(conn, len(sent)) == sent
 

@@ -20,6 +20,7 @@ from loopback import (
     needs_gso,
     needs_ipv6,
     needs_linux,
+    needs_room,
     run_script,
     start,
 )
@@ -85,6 +86,7 @@ def test_trains_form_though_destinations_alternate(
     assert (stats.send_datagrams, stats.send_bytes) == (n, 8 * n)
 
 
+@needs_room
 def test_lists_of_thousands_go_out(conn: Conn, peer: PlainPeer, other: PlainPeer) -> None:
     sent = numbered(6000, size=64)
     addresses = 2000 * [peer.address, peer.address, other.address]
@@ -110,6 +112,7 @@ def test_lists_of_thousands_go_out(conn: Conn, peer: PlainPeer, other: PlainPeer
         pytest.param(list(range(60)), id="ever longer"),
     ],
 )
+@needs_room
 def test_sizes_mix_as_they_like(conn: Conn, peer: PlainPeer, sizes: list[int]) -> None:
     sent = [bytes([i % 251]) * size for i, size in enumerate(sizes)]
     assert conn.send_batch([(data, peer.address) for data in sent]) == len(sizes)

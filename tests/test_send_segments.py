@@ -17,6 +17,7 @@ from loopback import (
     needs_gso,
     needs_ipv6,
     needs_linux,
+    needs_room,
 )
 
 
@@ -58,6 +59,7 @@ def cut(data: bytes, size: int) -> list[bytes]:
     ],
 )
 @pytest.mark.parametrize("max_segments", [None, 64, 2, 1], ids=str)
+@needs_room
 def test_a_train_of_any_length_arrives(
     peer: PlainPeer, n_bytes: int, segment_size: int, max_segments: int | None
 ) -> None:
@@ -98,6 +100,7 @@ def test_trains_of_several_destinations_keep_their_order(conn: Conn, peer: Plain
         assert other.collect(len(expected[1])) == expected[1]
 
 
+@needs_room
 def test_thousands_of_trains_go_out(conn: Conn, peer: PlainPeer) -> None:
     trains = [Segments(i.to_bytes(3, "big"), 2, peer.address) for i in range(1500)]
     assert conn.send_segments(iter(trains)) == 3000

@@ -24,6 +24,7 @@ from loopback import (
     gather,
     messages,
     needs_gso,
+    needs_room,
     start,
     start_reader,
     until,
@@ -103,7 +104,7 @@ def send_all(conn: Conn, sender: int, receiver: Conn) -> int:
         else:
             conn.send_segments([Segments(each, len(each), to) for each in data])
         # Few enough on the way for the smallest receive buffer that a system grants.
-        until(lambda: receiver.stats().recv_datagrams > conn.stats().send_datagrams - 2000)
+        until(lambda: receiver.stats().recv_datagrams > conn.stats().send_datagrams - 300)
     return N_BATCHES * BATCH
 
 
@@ -171,6 +172,7 @@ def test_calls_of_both_directions_do_not_wait_for_each_other(conn: Conn, peer: P
     assert waiting.result(PATIENCE_S) == [(b"y", peer.address)]
 
 
+@needs_room
 def test_a_sender_and_close_agree_on_what_was_sent(peer: PlainPeer) -> None:
     for _ in range(20):
         conn = open_conn(ANY_PORT)
@@ -198,7 +200,7 @@ def test_a_handler_that_raises_ends_a_wait(
     arguments = (messages(1),) if way == "read_batch" else ()
 
     def send_signal() -> None:
-        until(lambda: conn.stats().recv_calls >= 2)
+        until(lambda: conn.stats().recv_calls >= 1)
         os.kill(os.getpid(), signal.SIGUSR1)
 
     sending = start(send_signal)
@@ -219,7 +221,7 @@ def test_a_handler_that_does_not_raise_lets_a_wait_go_on(conn: Conn, peer: Plain
     kept = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
 
     def interrupt_and_send() -> None:
-        until(lambda: conn.stats().recv_calls >= 2)
+        until(lambda: conn.stats().recv_calls >= 1)
         os.kill(os.getpid(), signal.SIGUSR1)
         assert handled.wait(PATIENCE_S)
         peer.send(conn.local_addr(), b"x")

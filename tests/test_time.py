@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from batching import Conn, Segments, SendBlocked, SendError, SendTimeout, open_conn
-from loopback import ANY_PORT, PATIENCE_S, PlainPeer, gather, messages, needs_gso, start_reader
+from loopback import (
+    ANY_PORT,
+    PATIENCE_S,
+    PlainPeer,
+    gather,
+    messages,
+    needs_gso,
+    needs_room,
+    start_reader,
+)
 
 
 @pytest.fixture
@@ -169,6 +178,7 @@ def test_a_passed_deadline_keeps_all_back(conn: Conn, call: Callable[[Conn], obj
     assert gather(conn, 1) == [b"x"]
 
 
+@needs_room
 def test_what_a_deadline_kept_back_can_be_resumed(conn: Conn, peer: PlainPeer) -> None:
     datagrams = [(b"%d" % i, peer.address) for i in range(2000)]
     conn.set_deadline(past())

@@ -17,7 +17,14 @@ from batching import (
     VirtualNetworkID,
     open_conn,
 )
-from loopback import ANY_PORT, HOST, PlainPeer, needs_gso, needs_linux
+from loopback import (
+    ANY_PORT,
+    HOST,
+    PlainPeer,
+    needs_gso,
+    needs_linux,
+    needs_room,
+)
 
 UNSET = GeneveHeader(protocol=GENEVE_PROTOCOL_WIREGUARD)
 HEADER = GeneveHeader(GENEVE_PROTOCOL_WIREGUARD, VirtualNetworkID(0xABCDEF), control=True)
@@ -136,6 +143,7 @@ def test_a_bad_address_writes_no_header(conn: Conn) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 1024])
+@needs_room
 def test_batch_size_is_the_limit(peer: PlainPeer, batch_size: int) -> None:
     with open_conn(ANY_PORT, batch_size=batch_size) as conn:
         conn.write_batch_to([b"x"] * batch_size, peer.address)
