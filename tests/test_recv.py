@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from collections.abc import Iterator
 
@@ -301,3 +302,16 @@ def test_the_descriptor_can_be_polled(conn: Conn, peer: PlainPeer) -> None:
         assert twin.getsockname() == conn.local_addr()
     peer.send(conn.local_addr(), b"x")
     until(lambda: conn.recv_batch() == [(b"x", peer.address)])
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux tells a shut-down socket")
+@pytest.mark.parametrize("name", ["recv_batch", "recv_segments"])
+def test_a_socket_that_was_shut_down_is_told_and_does_not_spin(name: str) -> None:
+    with open_conn(("127.0.0.1", 0), ("127.0.0.1", 9)) as conn:
+        with socket.socket(fileno=socket.dup(conn.fileno())) as twin:
+            twin.shutdown(socket.SHUT_RD)
+        conn.settimeout(PATIENCE_S)
+        with pytest.raises(OSError, match="shut down") as raised:
+            getattr(conn, name)()
+        assert raised.value.errno == errno.ESHUTDOWN
+        assert conn.stats().recv_calls < 10

@@ -12,7 +12,6 @@ import errno
 import socket
 import struct
 import sys
-import threading
 from typing import Final
 
 IS_LINUX: Final = sys.platform == "linux"
@@ -49,8 +48,7 @@ SEGMENT_TOO_LARGE: Final = frozenset({errno.EMSGSIZE})
 # Would block.  EAGAIN and EWOULDBLOCK are one on Linux; other systems may differ.
 WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
 
-_lock = threading.Lock()
-_max_segments: int | None = None
+_max_segments = 0  # not yet measured
 
 
 def max_segments() -> int:
@@ -60,13 +58,9 @@ def max_segments() -> int:
     loopback.  Where loopback is down, 64 is assumed and asked again next time.
     """
     global _max_segments
-    with _lock:
-        if _max_segments is not None:
-            return _max_segments
-        measured = _measure_max_segments()
-        if measured:
-            _max_segments = measured
-        return measured or 64
+    if not _max_segments:  # two threads may both measure: they find the same
+        _max_segments = _measure_max_segments()
+    return _max_segments or 64
 
 
 def _measure_max_segments() -> int:

@@ -24,12 +24,14 @@ from .segments import Segments
 
 _IDLE_S: Final = 1.0  # after this long without a datagram, all slabs but one are given back
 _LOG_EVERY_S: Final = 60.0
+_SHUT_DOWN: Final = "the socket was shut down for reading"
 
 
 class Receiver:
     """The receiving half of a Conn."""
 
-    __slots__ = ("_counter", "_counter_lock", "_descriptor", "_log_at", "_seen", "_waiter", "slots")
+    __slots__ = ("__weakref__", "_counter", "_counter_lock", "_descriptor", "_log_at", "_seen",
+                 "_waiter", "slots")  # fmt: skip
 
     def __init__(self, waiter: Waiter, slots: RecvSlots, counter: Counter | None = None) -> None:
         self.slots = slots
@@ -39,7 +41,12 @@ class Receiver:
         self._counter_lock = threading.Lock()
         self._seen = 0  # of SO_RXQ_OVFL
         self._log_at = -math.inf
-        renew_after_fork(slots)
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make the locks new, in a forked child."""
+        self.slots.after_fork()
+        self._counter_lock = threading.Lock()
 
     def batch(self, limit: int) -> list[tuple[bytes, Address]]:
         """Return datagrams, one at least, ``limit`` at most (0: all that came)."""
@@ -97,7 +104,7 @@ class Receiver:
         self, error: int, pending: int, msgs: Sequence[Message], is_nonblocking: bool
     ) -> None:
         slots, waiter = self.slots, self._waiter
-        started, is_idle = waiter.clock(), False
+        started, is_idle, has_slept = waiter.clock(), False, False
         while not pending or error:
             self._raise_for(error)
             if pending:
@@ -107,12 +114,15 @@ class Receiver:
             if error in WOULD_BLOCK:
                 if is_nonblocking:
                     raise os_error(errno.EAGAIN)
+                if has_slept and waiter.is_shut_down():
+                    raise os_error(errno.ESHUTDOWN, _SHUT_DOWN)
                 if not is_idle and waiter.clock() - started >= _IDLE_S:
                     is_idle = True
                     slots.shrink()
                 at_most_s = math.inf if is_idle else _IDLE_S
                 if end := waiter.wait(POLLIN, started, slots.ticket, at_most_s):
                     raise os_error(errno.EAGAIN) if end == errno.EAGAIN else _timed_out()
+                has_slept = True
             pending, error = slots.attempt(self._descriptor)
         if self._counter is not None:
             self._count_overflows(self._counter)
@@ -121,7 +131,7 @@ class Receiver:
         if error == errno.EBADMSG:
             self._log_loss()
         elif error == errno.ESHUTDOWN:
-            raise os_error(error, "the socket was shut down for reading")
+            raise os_error(error, _SHUT_DOWN)
         elif error and error != errno.EINTR and error not in WOULD_BLOCK:
             raise os_error(error)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._backend import WINDOW, Counters, Peer, Peers, SendPlan
 from ._errors import SendBlocked, SendError, SendTimeout, os_error
 from ._kernel import GSO_REFUSED, SEGMENT_TOO_LARGE, WOULD_BLOCK
-from ._waiter import POLLOUT, Waiter
+from ._waiter import POLLOUT, Waiter, renew_after_fork
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -51,7 +51,7 @@ class _Trial:
 class Sender:
     """The sending half of a Conn.  Calls of several threads do not wait for each other."""
 
-    __slots__ = ("_counters", "_descriptor", "_learnt", "_lock", "_max_segments", "_plans",
+    __slots__ = ("__weakref__", "_counters", "_descriptor", "_learnt", "_lock", "_max_segments", "_plans",
                  "_waiter", "fallbacks", "peers")  # fmt: skip
 
     def __init__(self, waiter: Waiter, peers: Peers, counters: Counters, max_segments: int) -> None:
@@ -64,6 +64,11 @@ class Sender:
         self._plans: list[SendPlan] = []
         self._learnt: dict[Peer, float] = {}  # when to forget what it taught, soonest first
         self._lock = threading.Lock()  # of fallbacks and _learnt
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Make the lock new, in a forked child."""
+        self._lock = threading.Lock()
 
     def send(self, datagrams: Iterable[tuple[Buffer, Address | None]]) -> int:
         """Send pairs of (data, address); return how many datagrams."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import select
 import time
 import weakref
 from collections.abc import Callable
@@ -88,6 +89,18 @@ class Waiter:
         left_s = min(left_s, at_most_s)
         self.descriptor.wait(direction, left_s if left_s < math.inf else -1.0, ticket)
         return 0
+
+    def is_shut_down(self) -> bool:
+        """Tell whether somebody shut the socket down for reading.
+
+        It then polls as readable for ever, and brings nothing.
+        """
+        if not hasattr(select, "POLLRDHUP"):  # Linux
+            return False
+        poller = select.poll()
+        with self.descriptor as sock:
+            poller.register(sock.fileno(), select.POLLRDHUP)
+            return any(events & select.POLLRDHUP for _, events in poller.poll(0))
 
     def pause(self, direction: int, started: float, pause_s: float) -> bool:
         """Sleep ``pause_s`` (less if kicked); False, at once, if that passes the end."""
