@@ -30,8 +30,16 @@ _SHUT_DOWN: Final = "the socket was shut down for reading"
 class Receiver:
     """The receiving half of a Conn."""
 
-    __slots__ = ("__weakref__", "_counter", "_counter_lock", "_descriptor", "_log_at", "_seen",
-                 "_waiter", "slots")  # fmt: skip
+    __slots__ = (
+        "__weakref__",
+        "_counter",
+        "_counter_lock",
+        "_descriptor",
+        "_log_at",
+        "_seen",
+        "_waiter",
+        "slots",
+    )
 
     def __init__(self, waiter: Waiter, slots: RecvSlots, counter: Counter | None = None) -> None:
         self.slots = slots
