@@ -38,6 +38,19 @@ _ANY_SEGMENT_SIZE: Final = 65535
 class _Trial:
     """A train that failed and goes out singly: what that proves is yet to be seen."""
 
+    __slots__ = ("end", "errno", "has_proved", "peer", "segment_size")
+
+    def __init__(self, plan: SendPlan, errno: int) -> None:
+        self.errno = errno
+        self.peer = plan.peer()
+        self.segment_size = plan.segment_size()
+        self.end = plan.position + plan.split()
+        self.has_proved = False
+
+
+class Sender:
+    """The sending half of a Conn.  Calls of several threads do not wait for each other."""
+
     __slots__ = (
         "__weakref__",
         "_counters",
