@@ -44,7 +44,9 @@ def python(script: str, *arguments: object) -> list[str]:
 def environment() -> dict[str, str]:
     """Return the environment of the children: they import the package of this tree."""
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
+    # As a user has it: modules are compiled once, whatever this shell is set to.
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": path}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import copy
-import dataclasses
 import pickle
 from typing import Any
 
@@ -159,14 +158,14 @@ def test_headers_are_values() -> None:
 
 @pytest.mark.parametrize("name", ["protocol", "vni", "control", "version"])
 def test_header_cannot_be_changed(name: str) -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         setattr(EXAMPLE, name, 0)
 
 
 def test_vni_cannot_be_changed() -> None:
     vni = VirtualNetworkID(1)
     for name in ("value", "_value", "other"):
-        with pytest.raises(dataclasses.FrozenInstanceError):
+        with pytest.raises(AttributeError):
             setattr(vni, name, 2)
     assert vni.value == 1
     assert not hasattr(vni, "__dict__")

@@ -17,7 +17,7 @@ from ._receiver import Receiver
 from ._sender import Sender
 from ._waiter import Waiter
 from .geneve import GENEVE_FIXED_HEADER_LENGTH, GeneveHeader
-from .metrics import Stats, counter, track
+from .metrics import FrozenDict, Stats, counter, track
 from .offload import Offload
 from .packetconn import SocketConn, is_dual_stack
 from .segments import Segments
@@ -33,7 +33,7 @@ SO_RXQ_OVFL, where size_t has 8 bytes."""
 
 _MAX_SLOTS: Final = 16  # 1 MiB of slabs
 _COUNTED: Final = tuple(
-    name for name in Stats.__slots__ if name not in ("recv_queue_drops", "gso_fallbacks")
+    name for name in Stats._fields if name not in ("recv_queue_drops", "gso_fallbacks")
 )
 _NO_GENEVE: Final = GeneveHeader()
 
@@ -247,7 +247,7 @@ class Conn(SocketConn):
             self._drops = max(self._drops, drop_events(sock) or 0)
         return Stats(
             recv_queue_drops=self._drops,
-            gso_fallbacks=self._sender.fallbacks.copy(),
+            gso_fallbacks=FrozenDict(self._sender.fallbacks),
             **{name: getattr(self._counters, name) for name in _COUNTED},
         )
 

@@ -11,8 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
 if TYPE_CHECKING:
     from prometheus_client.core import CounterMetricFamily
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Stats", "counters", "prometheus_collector"]
 
 
-class _FrozenDict(dict[str, int]):
+class FrozenDict(dict[str, int]):
     """A read-only dict; unlike a mappingproxy it can be hashed, pickled and made JSON."""
 
     def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
@@ -36,8 +35,7 @@ class _FrozenDict(dict[str, int]):
         return type(self), (dict(self),)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
+class Stats(NamedTuple):
     """A snapshot of what one ``Conn`` did since it was made.
 
     Calls are system calls, messages what one call handed over or brought, a train a message of
@@ -72,14 +70,11 @@ class Stats:
     """Payload bytes that the kernel accepted."""
     send_errors: int = 0
     """Datagrams that were given up with an error."""
-    gso_fallbacks: Mapping[str, int] = field(default_factory=_FrozenDict)
+    gso_fallbacks: Mapping[str, int] = FrozenDict()
     """Reason (an errno's name) to how many times a destination lost GSO, or part of it, for it.
 
     Read-only.
     """
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "gso_fallbacks", _FrozenDict(self.gso_fallbacks))
 
 
 class Tracked(Protocol):
@@ -179,7 +174,7 @@ class Collector:
             overflows.add_metric([name], value)
         yield overflows
         seen = _snapshots()
-        for name in [each.name for each in fields(Stats)]:
+        for name in Stats._fields:
             has_reason = name == "gso_fallbacks"
             family = self._family(
                 f"batching_{name}",

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from socket import socket
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ._kernel import IS_LINUX, SOL_UDP, UDP_GRO, max_segments
 
 __all__ = ["Offload"]
 
 
-@dataclass(frozen=True, slots=True)
-class Offload:
+class Offload(NamedTuple):
     """How a ``Conn`` moves datagrams; fixed when it is made."""
 
     gso: bool

@@ -186,7 +186,7 @@ cdef class SendPlan:
         self.begin(items, 0, n)
         try:
             for i in range(n):
-                self.hold(items[i], header is not None, &memory, &n_bytes)
+                self.hold(<object>PyList_GET_ITEM(items, i), header is not None, &memory, &n_bytes)
                 if n_bytes < <size_t>offset:
                     raise ValueError(f"offset {offset}, but only {n_bytes} bytes")
                 if header is None:
