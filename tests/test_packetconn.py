@@ -163,9 +163,9 @@ def test_close_and_a_new_deadline_end_a_wait(plain: UDPConn) -> None:
     assert caught.value.errno == errno.EBADF
 
 
-def test_detach_gives_the_descriptor_away(plain: UDPConn) -> None:
+def test_giving_up_leaves_the_descriptor_open(plain: UDPConn) -> None:
     address, fd = plain.local_addr(), plain.fileno()
-    with socket.socket(fileno=plain.detach()) as sock:
+    with socket.socket(fileno=plain.give_up()) as sock:
         assert (sock.fileno(), sock.getsockname()) == (fd, address)
     assert plain.fileno() == -1
     plain.close()

@@ -56,6 +56,7 @@ class Conn(SocketConn):
         ``overflows`` names the counter of drop events; only a ``Conn`` that came about
         brings it into being.
         """
+        drops_before = drop_events(sock) or 0  # of a socket taken over
         waiter = Waiter(sock)
         try:
             self._counters = Counters()
@@ -72,11 +73,13 @@ class Conn(SocketConn):
         except BaseException:
             waiter.descriptor.release()
             raise
-        self._receiver = Receiver(waiter, slots, counter(overflows) if overflows else None)
+        self._receiver = Receiver(
+            waiter, slots, counter(overflows) if overflows else None, drops_before
+        )
         self._sender = Sender(waiter, peers, self._counters, offload.max_segments)
         self._offload = offload
         self._batch_size = batch_size
-        self._drops = 0
+        self._drops, self._drop_counter = 0, drops_before
         self._waiter = waiter
         self._descriptor = waiter.descriptor
         track(self)
@@ -97,7 +100,7 @@ class Conn(SocketConn):
             BlockingIOError: Non-blocking, and nothing is there.
             TimeoutError: The time is up.
             OSError: EBADF: closed; ECONNREFUSED, when connected: an earlier datagram
-                was refused.
+                was refused; ESHUTDOWN: somebody shut the socket down.
         """
         if max_datagrams is None:
             return self._receiver.batch(0)
@@ -214,7 +217,10 @@ class Conn(SocketConn):
             header = _header(geneve, offset)
         if disabled := self._sender.send_to(buffs, addr, offset, header):
             code, retry_err = disabled
-            raise UDPGSODisabledError(self.local_addr(), retry_err, code)
+            on_laddr: Address = ()
+            with contextlib.suppress(OSError):  # closed meanwhile
+                on_laddr = self.local_addr()
+            raise UDPGSODisabledError(on_laddr, retry_err, code)
 
     def write_to_udp_addr_port(self, data: Buffer, addr: Address | None) -> int:
         """Send one datagram; return its length in bytes.
@@ -244,7 +250,10 @@ class Conn(SocketConn):
     def stats(self) -> Stats:
         """Return a snapshot of what this connection did."""
         with contextlib.suppress(OSError), self._descriptor as sock:
-            self._drops = max(self._drops, drop_events(sock) or 0)
+            seen = drop_events(sock)
+            if seen is not None:
+                self._drops += (seen - self._drop_counter) & 0xFFFFFFFF  # wraps at 2^32
+                self._drop_counter = seen
         return Stats(
             recv_queue_drops=self._drops,
             gso_fallbacks=FrozenDict(self._sender.fallbacks),

@@ -5,6 +5,7 @@ Every other failure is the built-in error of the right type.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -97,3 +98,13 @@ def os_error(errno: int, detail: str = "") -> OSError:
     """Return the OSError (of the subclass that Python gives the errno) with its text."""
     text = os.strerror(errno)
     return OSError(errno, f"{text}: {detail}" if detail else text)
+
+
+def timed_out() -> TimeoutError:
+    """Return what a call raises when its time is up, with the text of the socket module."""
+    return TimeoutError(errno.ETIMEDOUT, "timed out")
+
+
+def shut_down() -> OSError:
+    """Return what a receiving call raises once somebody shut the socket down for reading."""
+    return os_error(errno.ESHUTDOWN, "the socket was shut down for reading")

@@ -12,6 +12,8 @@ from ._address import Address, family_of, parse_address
 from ._conn import MIN_OOB, Conn
 from ._kernel import (
     IS_LINUX,
+    MAX_MESSAGES,
+    MAX_SEGMENTS,
     SO_DOMAIN,
     SO_PROTOCOL,
     SO_RCVBUFFORCE,
@@ -19,18 +21,15 @@ from ._kernel import (
     SO_SNDBUFFORCE,
 )
 from .offload import Offload, enable_gro, negotiate
-from .packetconn import UDPConn, is_dual_stack
+from .packetconn import FAMILIES, UDPConn, is_dual_stack
 
 __all__ = ["IDEAL_BATCH_SIZE", "min_control_message_size", "open_conn", "try_upgrade_to_conn"]
 
 IDEAL_BATCH_SIZE: Final = 128
 """Datagrams: what a batch holds at best, and by default ``write_batch_to`` at most."""
 
-_MAX_BATCH_SIZE: Final = 1024  # UIO_MAXIOV: messages that one sendmmsg takes
-_MAX_SEGMENTS: Final = 128  # UDP_MAX_SEGMENTS since Linux 1382e3b6a350
 _IDEAL_BUFFER: Final = 7 << 20  # bytes, as the original asks for
 _MAX_BUFFER: Final = 0x3FFFFFFF  # the kernel keeps twice the number in an int
-_FAMILIES: Final = {"udp4": socket.AF_INET, "udp6": socket.AF_INET6}
 _P = TypeVar("_P")
 
 
@@ -82,7 +81,7 @@ def open_conn(
     for name, value in (("gso", gso), ("gro", gro)):
         if value not in ("auto", "off"):
             raise ValueError(f"{name} {value!r}, must be 'auto' or 'off'")
-    _check_limit("max_segments", max_segments, _MAX_SEGMENTS)
+    _check_limit("max_segments", max_segments, MAX_SEGMENTS)
     _check_limit("receive_buffer", receive_buffer, _MAX_BUFFER)
     _check_limit("send_buffer", send_buffer, _MAX_BUFFER)
     _check_name(rxq_overflows_metric_name)
@@ -128,9 +127,10 @@ def try_upgrade_to_conn(
     """
     size = _check_batch_size(batch_size)
     _check_name(rxq_overflows_metric_name)
-    if _has_batches() and network in _FAMILIES and isinstance(pconn, UDPConn | socket.socket):
+    family = FAMILIES.get(network) if isinstance(network, str) else None
+    if _has_batches() and family and isinstance(pconn, UDPConn | socket.socket):
         with contextlib.suppress(_NotUDPError):
-            return _take_over(pconn, _FAMILIES[network], size, rxq_overflows_metric_name)
+            return _take_over(pconn, family, size, rxq_overflows_metric_name)
     return pconn
 
 
@@ -142,7 +142,7 @@ def _take_over(pconn: UDPConn | socket.socket, family: int, size: int, name: str
     fd = pconn.fileno()
     was_blocking = _check_udp(fd, family)
     sock = socket.socket(family, socket.SOCK_DGRAM, socket.IPPROTO_UDP, fileno=fd)
-    overflows = None
+    overflows, conn = None, None
     try:
         overflows = _enable_overflows(sock, name)
         conn = Conn(sock, _negotiate(sock, "auto", "auto", None), size, overflows)
@@ -150,6 +150,8 @@ def _take_over(pconn: UDPConn | socket.socket, family: int, size: int, name: str
         if conn.offload.gro:
             enable_gro(sock)  # last: it cannot be taken back
     except BaseException:
+        if conn:
+            conn.give_up()
         if overflows:
             sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 0)
         sock.detach()
@@ -157,7 +159,7 @@ def _take_over(pconn: UDPConn | socket.socket, family: int, size: int, name: str
         raise
     if isinstance(pconn, UDPConn):
         conn.take_deadlines(pconn)
-        pconn.detach()
+        pconn.give_up()
         os.set_blocking(fd, False)  # it may have been given back as it once came
     else:
         pconn.detach()
@@ -203,8 +205,8 @@ def _check_batch_size(batch_size: int | None) -> int:
         try:
             value = int(text)
         except ValueError:
-            raise ValueError(f"{name}={text}, must be 1 to {_MAX_BATCH_SIZE}") from None
-    _check_limit(name, value, _MAX_BATCH_SIZE)
+            raise ValueError(f"{name}={text}, must be 1 to {MAX_MESSAGES}") from None
+    _check_limit(name, value, MAX_MESSAGES)
     return value
 
 
@@ -253,7 +255,7 @@ def _bind(
 def _set_buffer(sock: socket.socket, option: int, forced: int, n_bytes: int | None) -> None:
     wanted = _IDEAL_BUFFER if n_bytes is None else n_bytes
     if IS_LINUX:
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(OSError):  # EPERM, or a sandbox that knows no such option
             sock.setsockopt(socket.SOL_SOCKET, forced, wanted)
             return
     try:

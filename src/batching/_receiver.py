@@ -16,7 +16,7 @@ from typing import Final
 
 from ._address import Address
 from ._backend import Message, RecvSlots
-from ._errors import os_error
+from ._errors import os_error, shut_down, timed_out
 from ._kernel import MSG_DONTWAIT, MSG_WAITFORONE, WOULD_BLOCK
 from ._waiter import POLLIN, Waiter, renew_after_fork
 from .metrics import Counter
@@ -24,7 +24,6 @@ from .segments import Segments
 
 _IDLE_S: Final = 1.0  # after this long without a datagram, all slabs but one are given back
 _LOG_EVERY_S: Final = 60.0
-_SHUT_DOWN: Final = "the socket was shut down for reading"
 
 
 class Receiver:
@@ -41,20 +40,26 @@ class Receiver:
         "slots",
     )
 
-    def __init__(self, waiter: Waiter, slots: RecvSlots, counter: Counter | None = None) -> None:
+    def __init__(
+        self,
+        waiter: Waiter,
+        slots: RecvSlots,
+        counter: Counter | None = None,
+        overflows_before: int = 0,
+    ) -> None:
         self.slots = slots
         self._waiter = waiter
         self._descriptor = waiter.descriptor
         self._counter = counter  # of SO_RXQ_OVFL deltas
-        self._counter_lock = threading.Lock()
-        self._seen = 0  # of SO_RXQ_OVFL
+        self._counter_lock = threading.RLock()
+        self._seen = overflows_before  # of SO_RXQ_OVFL
         self._log_at = -math.inf
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """Make the locks new, in a forked child."""
         self.slots.after_fork()
-        self._counter_lock = threading.Lock()
+        self._counter_lock = threading.RLock()
 
     def batch(self, limit: int) -> list[tuple[bytes, Address]]:
         """Return datagrams, one at least, ``limit`` at most (0: all that came)."""
@@ -84,7 +89,7 @@ class Receiver:
         """Fill ``msgs`` from the front, one at least; return how many."""
         if flags & ~(MSG_DONTWAIT | MSG_WAITFORONE):
             raise ValueError(f"flags {flags:#x}, may be MSG_DONTWAIT and MSG_WAITFORONE")
-        if not msgs:
+        if len(msgs) == 0:
             return 0
         slots = self.slots
         try:
@@ -101,7 +106,7 @@ class Receiver:
         waiter = self._waiter
         if waiter.is_timed and waiter.is_late(POLLIN):
             waiter.check_open()
-            raise _timed_out()
+            raise timed_out()
         pending, error = self.slots.attempt(self._descriptor)
         if self._counter is not None:
             self._count_overflows(self._counter)
@@ -117,19 +122,19 @@ class Receiver:
             self._raise_for(error)
             if pending:
                 return
-            if msgs:
+            if len(msgs):
                 slots.check(msgs)
             if error in WOULD_BLOCK:
                 if is_nonblocking:
                     raise os_error(errno.EAGAIN)
                 if has_slept and waiter.is_shut_down():
-                    raise os_error(errno.ESHUTDOWN, _SHUT_DOWN)
+                    raise shut_down()
                 if not is_idle and waiter.clock() - started >= _IDLE_S:
                     is_idle = True
                     slots.shrink()
                 at_most_s = math.inf if is_idle else _IDLE_S
                 if end := waiter.wait(POLLIN, started, slots.ticket, at_most_s):
-                    raise os_error(errno.EAGAIN) if end == errno.EAGAIN else _timed_out()
+                    raise os_error(errno.EAGAIN) if end == errno.EAGAIN else timed_out()
                 has_slept = True
             pending, error = slots.attempt(self._descriptor)
         if self._counter is not None:
@@ -139,7 +144,7 @@ class Receiver:
         if error == errno.EBADMSG:
             self._log_loss()
         elif error == errno.ESHUTDOWN:
-            raise os_error(error, _SHUT_DOWN)
+            raise shut_down()
         elif error and error != errno.EINTR and error not in WOULD_BLOCK:
             raise os_error(error)
 
@@ -156,14 +161,10 @@ class Receiver:
 
     def _count_overflows(self, counter: Counter) -> None:
         seen = self.slots.overflows
-        if seen == self._seen:
+        if seen in (0, self._seen):  # 0: none has come yet
             return
         with self._counter_lock:
             delta = (seen - self._seen) & 0xFFFFFFFF  # wraps at 2^32
             if delta < 0x80000000:  # else another thread has been here with a newer one
                 self._seen = seen
                 counter.add(delta)
-
-
-def _timed_out() -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, "timed out")

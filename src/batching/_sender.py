@@ -22,12 +22,12 @@ from ._backend import WINDOW, Counters, Peer, Peers, SendPlan
 from ._errors import SendBlocked, SendError, SendTimeout, os_error
 from ._kernel import GSO_REFUSED, SEGMENT_TOO_LARGE, WOULD_BLOCK
 from ._waiter import POLLOUT, Waiter, renew_after_fork
+from .segments import Segments
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from ._address import Address
-    from .segments import Segments
 
 _PAUSES_S: Final = (0.001, 0.002, 0.004)  # when the device's queue is full (ENOBUFS)
 _FORGET_S: Final = 30.0
@@ -73,12 +73,12 @@ class Sender:
         self._max_segments = max_segments
         self._plans: list[SendPlan] = []
         self._learnt: dict[Peer, float] = {}  # when to forget what it taught, soonest first
-        self._lock = threading.Lock()  # of fallbacks and _learnt
+        self._lock = threading.RLock()  # of fallbacks and _learnt; a signal handler may send
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """Make the lock new, in a forked child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def send(self, datagrams: Iterable[tuple[Buffer, Address | None]]) -> int:
         """Send pairs of (data, address); return how many datagrams."""
@@ -103,6 +103,10 @@ class Sender:
 
     def send_segments(self, segments: Iterable[Segments], to: Address | None) -> int:
         """Send trains; return how many datagrams."""
+        if isinstance(
+            segments, Segments
+        ):  # it is iterable: its datagrams would be taken for trains
+            raise TypeError("segments must be an iterable of Segments, not one: [segments]")
         items = list(segments)
         peer = None if to is None else self.peers.get(to)
         plan = self._take_plan()
@@ -127,11 +131,12 @@ class Sender:
             said so, and what sending without GSO met.
         """
         disabled: list[int] = []
+        is_empty = len(buffers) == 0
         plan = self._take_plan()
         try:
             plan.load_to(buffers, address, offset, header)
             error = self._attempt(plan)
-            if plan.left or not buffers:
+            if plan.left or is_empty:
                 self._finish([plan], disabled=disabled, error=error)
         except SendError as failure:
             if not disabled or failure.errno in (errno.EAGAIN, errno.ETIMEDOUT, errno.EBADF):
@@ -217,7 +222,7 @@ class Sender:
         ``known``: what the attempt before met.  It may have been the pending error of
         another datagram, which the kernel tells only once.
         """
-        has_failed, n_pauses = False, 0
+        has_failed, n_pauses, n_waits = False, 0, 0
         trial: _Trial | None = None
         while plan.left:
             ticket = self._descriptor.ticket
@@ -233,8 +238,9 @@ class Sender:
                     self._learn(trial, disabled)
                     plan.recut()
             if error in WOULD_BLOCK:
-                if end := self._waiter.wait(POLLOUT, started, ticket):
+                if end := self._await_room(started, ticket, n_waits):
                     return has_failed, end
+                n_waits += 1
             elif error == errno.EBADF:
                 return has_failed, error
             elif error == errno.ENOBUFS and self._may_pause(trial, started, n_pauses):
@@ -248,6 +254,11 @@ class Sender:
             if trial and plan.position >= trial.end:
                 trial = None
         return has_failed, 0
+
+    def _await_room(self, started: float, ticket: int, n_waits: int) -> int:
+        if n_waits:
+            self._waiter.is_shut_down()  # no matter for sending, but unread errors are
+        return self._waiter.wait(POLLOUT, started, ticket)
 
     def _may_pause(self, trial: _Trial | None, started: float, n_pauses: int) -> bool:
         if n_pauses == len(_PAUSES_S) or (trial and trial.errno == errno.ENOBUFS):
@@ -277,7 +288,7 @@ class Sender:
                 peer, when = next(iter(self._learnt.items()))
                 if when > now and len(self._learnt) <= _MAX_LEARNT:
                     return
-                del self._learnt[peer]
+                self._learnt.pop(peer, None)
                 peer.max_segments = self._max_segments
                 peer.max_segment_size = _ANY_SEGMENT_SIZE
 
@@ -305,7 +316,7 @@ def _gather(
     for item, first, n, code in rows:
         by_item.setdefault(item, []).append((first, n, code))
     for item, parts in by_item.items():
-        total = len(segments[item])
+        total = _datagrams_of(segments[item])
         code = parts[0][2]
         if len(parts) > 1 or parts[0][1] < total:
             errors[item] = _part_error(total, parts, end)
@@ -314,6 +325,11 @@ def _gather(
         else:
             unsent.append(item)
     return errors, unsent
+
+
+def _datagrams_of(train: Segments) -> int:
+    n_bytes = memoryview(train.data).nbytes  # not len(train): data may have been replaced
+    return -(-n_bytes // train.segment_size) if n_bytes else 1
 
 
 def _part_error(total: int, parts: list[tuple[int, int, int]], end: int) -> SendError:

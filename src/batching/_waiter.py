@@ -10,14 +10,15 @@ so it takes the ticket first, attempts, and sleeps on that ticket (Descriptor.wa
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
 import select
+import socket
 import time
 import weakref
 from collections.abc import Callable
-from socket import socket
 from typing import Final, Protocol
 
 from ._backend import Descriptor
@@ -25,6 +26,7 @@ from ._errors import os_error
 
 POLLIN: Final = 0x1  # include/uapi/asm-generic/poll.h, and everywhere else
 POLLOUT: Final = 0x4
+_MAX_DRAINED: Final = 256  # errors, at one time
 
 
 class Waiter:
@@ -32,7 +34,7 @@ class Waiter:
 
     __slots__ = ("clock", "deadlines", "descriptor", "is_timed", "timeout")
 
-    def __init__(self, sock: socket, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
         """Take ownership of ``sock`` with its timeout; OSError(EMFILE) without a wake-up."""
         self.timeout = sock.gettimeout()
         self.deadlines: dict[int, float | None] = {POLLIN: None, POLLOUT: None}
@@ -91,16 +93,22 @@ class Waiter:
         return 0
 
     def is_shut_down(self) -> bool:
-        """Tell whether somebody shut the socket down for reading.
+        """After a wait that brought nothing: end what would keep poll firing for ever.
 
-        It then polls as readable for ever, and brings nothing.
+        That is an error queue that nobody reads (IP_RECVERR of a socket taken over): its
+        entries are dropped.  And a socket that was shut down for reading, which is told.
         """
         if not hasattr(select, "POLLRDHUP"):  # Linux
             return False
         poller = select.poll()
         with self.descriptor as sock:
             poller.register(sock.fileno(), select.POLLRDHUP)
-            return any(events & select.POLLRDHUP for _, events in poller.poll(0))
+            events = sum(found for _, found in poller.poll(0))
+            if events & select.POLLERR:
+                with contextlib.suppress(OSError):
+                    for _ in range(_MAX_DRAINED):
+                        sock.recvmsg(1, 0, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+        return bool(events & select.POLLRDHUP)
 
     def pause(self, direction: int, started: float, pause_s: float) -> bool:
         """Sleep ``pause_s`` (less if kicked); False, at once, if that passes the end."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 from ._address import Address, parse_address
-from ._errors import os_error
+from ._errors import os_error, shut_down, timed_out
 from ._waiter import POLLIN, POLLOUT, Waiter
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["PacketConn", "UDPConn", "listen_udp"]
 
 _T = TypeVar("_T")
-_FAMILIES = {"udp4": socket.AF_INET, "udp6": socket.AF_INET6}
+FAMILIES = {"udp4": socket.AF_INET, "udp6": socket.AF_INET6}
 
 
 @runtime_checkable
@@ -104,6 +104,10 @@ class SocketConn(PacketConn):
         self.set_read_deadline(deadlines[POLLIN])
         self.set_write_deadline(deadlines[POLLOUT])
 
+    def give_up(self) -> int:
+        """Close this object but not its socket, whose descriptor's number is returned."""
+        return self._open_waiter.descriptor.release().detach()
+
     def __enter__(self) -> Self:
         return self
 
@@ -177,25 +181,25 @@ class UDPConn(SocketConn):
         """
         return self._call(POLLIN, lambda sock: sock.recvfrom_into(buffer))
 
-    def detach(self) -> int:
-        """Close this object but not its socket, whose descriptor's number is returned."""
-        return self._open_waiter.descriptor.release().detach()
-
     def _call(self, direction: int, operation: Callable[[socket.socket], _T]) -> _T:
         waiter = self._open_waiter
         started = waiter.clock()
         if waiter.is_late(direction):
             waiter.check_open()
-            raise TimeoutError(errno.ETIMEDOUT, "timed out")
+            raise timed_out()
+        has_slept = False
         while True:
             ticket = waiter.descriptor.ticket
             try:
                 with waiter.descriptor as sock:
                     return operation(sock)
             except BlockingIOError:
+                if has_slept and waiter.is_shut_down() and direction == POLLIN:
+                    raise shut_down() from None
                 end = waiter.wait(direction, started, ticket)
             if end:
-                raise os_error(end)
+                raise os_error(end) if end == errno.EAGAIN else timed_out()
+            has_slept = True
 
 
 def is_dual_stack(sock: socket.socket) -> bool:
@@ -214,9 +218,9 @@ def listen_udp(network: str, addr: Address) -> UDPConn:
             not of that family.
         OSError: The kernel's refusal.
     """
-    if network not in _FAMILIES:
+    if network not in FAMILIES:
         raise ValueError(f"network {network!r}, must be 'udp4' or 'udp6'")
-    family = _FAMILIES[network]
+    family = FAMILIES[network]
     target = parse_address(addr, family, is_dual_stack=False).spell()
     sock = socket.socket(family, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
     try:

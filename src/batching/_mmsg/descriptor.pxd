@@ -13,6 +13,7 @@ cdef class Descriptor:
     cdef object __weakref__
     cdef object sock
     cdef int fd, wake_fd, pid
+    cdef bint has_wake_fd
     cdef int users, is_closed, is_freed  # users: one for each call inside, and one for being open
     cdef int n_sleepers, n_stale  # stale: asleep since before the last kick
     cdef uint64_t kicks
@@ -30,4 +31,6 @@ cdef class Descriptor:
         return True
 
     cdef inline int leave(self) except -1:
-        return self.free() if batching_add(&self.users, -1) == 0 else 0
+        if batching_add(&self.users, -1) <= 0 and batching_load(&self.is_closed):
+            return self.free()
+        return 0

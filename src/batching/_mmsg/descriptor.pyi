@@ -55,6 +55,9 @@ class Descriptor:
     def close(self) -> None:
         """Refuse further calls, wake who waits; the socket is closed by who leaves last."""
     def release(self) -> socket.socket:
-        """Give the socket back, unclosed, to undo __init__; nobody may be inside."""
+        """Give the socket back, unclosed, to undo __init__; OSError(EBADF) once closed.
+
+        Sleepers wake; nobody else may be inside.  Whether it blocks is left open.
+        """
     def after_fork(self) -> None:
         """Forget, in a forked child, the parent's threads and the wake-up shared with it."""

@@ -28,6 +28,7 @@ cdef class Descriptor:
         self.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.wake_fd < 0:
             raise OSError(errno, os.strerror(errno))
+        self.has_wake_fd = True
         sock.setblocking(False)
         self.sock = sock
         self.fd = sock.fileno()
@@ -45,8 +46,9 @@ cdef class Descriptor:
         return 0
 
     cdef void close_wake_fd(self) noexcept nogil:
-        if self.wake_fd >= 0:
+        if self.has_wake_fd:
             close_fd(self.wake_fd)
+        self.has_wake_fd = False
         self.wake_fd = -1
 
     def __enter__(self):
@@ -114,7 +116,8 @@ cdef class Descriptor:
             self.leave()
 
     def release(self):
-        batching_swap(&self.is_closed, 1)
+        if batching_swap(&self.is_closed, 1):
+            raise OSError(EBADF, os.strerror(EBADF))
         batching_swap(&self.is_freed, 1)
         self.wake(True)
         self.leave()
@@ -124,6 +127,7 @@ cdef class Descriptor:
         pthread_mutex_init(&self.lock, NULL)
         self.close_wake_fd()
         self.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)  # poll passes over a -1
+        self.has_wake_fd = self.wake_fd >= 0
         self.pid = getpid()
         self.n_sleepers = self.n_stale = 0
         self.users = 0 if self.is_closed else 1

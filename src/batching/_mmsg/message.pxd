@@ -35,7 +35,8 @@ cdef inline bint is_ready(Message message, Py_ssize_t min_oob) noexcept:
     # The common case: bytearrays, of which nothing has to be prepared.
     cdef PyObject *data = only_buffer(message)
     cdef PyObject *oob = <PyObject *>message.oob
-    return data != NULL and is_lendable(data) and is_lendable(oob) and raw_bytearray_size(oob) >= min_oob
+    return (message.data_owner is None and message.oob_owner is None and data != NULL
+            and is_lendable(data) and is_lendable(oob) and raw_bytearray_size(oob) >= min_oob)
 
 
 cdef inline bint find(PyObject *buffer, PyObject *owner, Py_buffer *view, Target *target) noexcept:

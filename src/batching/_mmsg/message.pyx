@@ -54,16 +54,16 @@ cdef class Message:
         if n != 1:
             raise ValueError(f"must have exactly 1 buffer, has {n}")
         data = self.buffers[0]
-        if not is_lendable(<PyObject *>data) and data is not self.data_owner:
-            if self.data_owner is not None:
-                self.data_owner = None
-                PyBuffer_Release(&self.data_view)
+        if self.data_owner is not None and self.data_owner is not data:
+            self.data_owner = None
+            PyBuffer_Release(&self.data_view)
+        if self.oob_owner is not None and self.oob_owner is not self.oob:
+            self.oob_owner = None
+            PyBuffer_Release(&self.oob_view)
+        if self.data_owner is None and not is_lendable(<PyObject *>data):
             borrow(data, &self.data_view, "buffers[0]")
             self.data_owner = data
-        if not is_lendable(<PyObject *>self.oob) and self.oob is not self.oob_owner:
-            if self.oob_owner is not None:
-                self.oob_owner = None
-                PyBuffer_Release(&self.oob_view)
+        if self.oob_owner is None and not is_lendable(<PyObject *>self.oob):
             borrow(self.oob, &self.oob_view, "oob")
             self.oob_owner = self.oob
         n = raw_bytearray_size(<PyObject *>self.oob) if is_lendable(<PyObject *>self.oob) else self.oob_view.len

@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_Clear
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
-from libc.errno cimport EBADF, EBADMSG, ESHUTDOWN, errno
+from libc.errno cimport EBADF, EBADMSG, ENOMEM, ESHUTDOWN, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -104,32 +104,34 @@ cdef class RecvSlots:
         empty_pool(&self.pool.pool, False)
 
     def attempt(self, Descriptor descriptor not None):
-        cdef int received, failure = 0, n = self.n_slots
+        cdef int failure, pending
+        if not descriptor.enter():
+            return 0, EBADF
         self.acquire()
-        try:
-            if not descriptor.enter():
-                return 0, EBADF
-            if self.pending:
-                descriptor.leave()
-                return self.pending, 0
-            if self.n_alone:
-                self.n_alone -= 1
-                n = 1
-            if not self.prepare(n):
-                descriptor.leave()
-                raise MemoryError
-            self.ticket = descriptor.kicks
-            with nogil:
-                received = receive(descriptor.fd, self.headers, n)
-                if received < 0:
-                    failure = errno
-            descriptor.leave()
-            batching_count(&self.counters.recv_calls, 1)
-            if received > 0:
-                failure = self.read_arrivals(received, n)
-            return self.pending, failure
-        finally:
-            pthread_mutex_unlock(&self.lock)
+        failure = self.ask(descriptor)
+        pending = self.pending
+        # Nothing that may run Python code, not even making the result, before this.
+        pthread_mutex_unlock(&self.lock)
+        descriptor.leave()
+        return pending, failure
+
+    cdef int ask(self, Descriptor descriptor) noexcept:
+        # One system call unless something is pending; return errno or 0.
+        cdef int received, failure = 0, n = self.n_slots
+        if self.pending:
+            return 0
+        if self.n_alone:
+            self.n_alone -= 1
+            n = 1
+        if not self.prepare(n):
+            return ENOMEM
+        self.ticket = descriptor.kicks
+        with nogil:
+            received = receive(descriptor.fd, self.headers, n)
+            if received < 0:
+                failure = errno
+        batching_count(&self.counters.recv_calls, 1)
+        return self.read_arrivals(received, n) if received > 0 else failure
 
     cdef bint prepare(self, int n) noexcept:
         cdef int i
@@ -232,6 +234,8 @@ cdef class RecvSlots:
             data = raw_bytes(slab + arrival.taken_bytes, length)
             pair = raw_tuple(2) if data != NULL else NULL
             if pair == NULL:
+                if data != NULL:
+                    raw_decref(data)
                 if i > start:
                     PyErr_Clear()
                     return i - start
@@ -247,19 +251,22 @@ cdef class RecvSlots:
         return i - start
 
     def take_segments(self):
-        cdef int was_collecting
-        cdef list out = []
+        cdef int was_collecting, n = 0
+        cdef list out
         self.acquire()
         was_collecting = batching_pause_gc()
         try:
+            out = [None] * (self.n_arrived - self.current if self.pending else 0)
             while self.pending:
-                out.append(self.take_train())
+                out[n] = self.take_train()
+                n += 1
         except MemoryError:
-            if not out:
+            if n == 0:
                 raise
         finally:
             batching_resume_gc(was_collecting)
             pthread_mutex_unlock(&self.lock)
+        del out[n:]
         return out
 
     cdef object take_train(self):

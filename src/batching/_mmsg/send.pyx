@@ -26,6 +26,7 @@ from ..segments import Segments
 cdef enum:
     WINDOW_ = 1024  # datagrams or trains; sendmmsg itself takes 1024 messages at most
     INITIAL_ITEMS = 128
+    KEPT_MESSAGES = 8192  # room for more is given back after the call that needed it: 1 MiB
 
 WINDOW = WINDOW_
 
@@ -92,7 +93,7 @@ cdef class SendPlan:
             PyObject_GetBuffer(data, view, PyBUF_WRITABLE if is_writable else PyBUF_SIMPLE)
         except BufferError as error:
             raise ValueError(
-                "the buffer must be writable and C-contiguous" if is_writable else "the buffer is not C-contiguous"
+                f"the buffer must be {'writable and ' if is_writable else ''}C-contiguous: {error}"
             ) from error
         self.n_views += 1
         memory[0] = <char *>view.buf
@@ -159,11 +160,11 @@ cdef class SendPlan:
                 if not (PyTuple_CheckExact(pair) and PyTuple_GET_SIZE(pair) == 2):
                     # The list is ours: a tuple in the pair's place holds what the pair held.
                     pair = datagrams[i] = as_pair(pair)
-                if PyTuple_GET_ITEM(pair, 1) != address:
+                if PyTuple_GET_ITEM(pair, 1) != address or peer.is_forgotten:
                     # Two destinations in turn are common: an echo, a relay.
                     peer, other = other, peer
                     address, other_address = other_address, address
-                    if PyTuple_GET_ITEM(pair, 1) != address:
+                    if PyTuple_GET_ITEM(pair, 1) != address or peer.is_forgotten:
                         address = PyTuple_GET_ITEM(pair, 1)
                         peer = self.peers.find(<object>address)
                 self.hold(<object>PyTuple_GET_ITEM(pair, 0), False, &memory, &n_bytes)
@@ -307,6 +308,8 @@ cdef class SendPlan:
     def release(self):
         self.position = self.datagrams_sent = 0
         self.let_go()
+        if self.plan.trains_capacity > KEPT_MESSAGES:
+            free_plan(&self.plan)
 
 
 cdef tuple as_pair(object pair):

@@ -25,6 +25,7 @@ cdef struct PeerState:
     int max_segment_size
     int max_bytes
     int first_item, last_item  # scratch of plan_items(); -1 outside of it
+    int segments_now, segment_size_now  # the two limits as plan_items() read them, once
     PyObject *owner  # the Peer that this is part of
 
 cdef struct Item:  # what was loaded: a datagram, or a run of them in one buffer
@@ -46,6 +47,7 @@ cdef struct Train:  # a message, of one datagram or several
     int n_datagrams
     int segment_size  # 0: a single datagram
     int failure  # errno
+    bint is_cut  # scratch of cut_trains()
     size_t n_bytes
 
 cdef struct Plan:
@@ -111,9 +113,9 @@ cdef inline int datagrams_of(size_t n_bytes, size_t segment_size) noexcept nogil
 
 cdef inline int segments_allowed(PeerState *peer, size_t segment_size) noexcept nogil:
     # Of that size, by number; how many bytes they may have is another matter.
-    if segment_size == 0 or segment_size > <size_t>peer.max_segment_size or peer.max_segments < 2:
+    if segment_size == 0 or segment_size > <size_t>peer.segment_size_now or peer.segments_now < 2:
         return 1
-    return peer.max_segments
+    return peer.segments_now
 
 cdef inline int next_cut(PeerState *peer, int n, size_t n_bytes, size_t segment_size) noexcept nogil:
     # How many of a run's n datagrams its next train holds.
@@ -215,6 +217,11 @@ cdef inline void plan_alone(Plan *plan, PeerState *peer) noexcept nogil:
     plan.n_pieces = plan.n_items
     close_train(train, plan.n_items - train.first_piece, size, n_bytes)
 
+cdef inline void read_limits(PeerState *peer) noexcept nogil:
+    # Policy may change them meanwhile, in another thread of a free-threaded build.
+    peer.segments_now = peer.max_segments
+    peer.segment_size_now = peer.max_segment_size
+
 cdef inline bint is_alone(Plan *plan) noexcept nogil:
     cdef int i
     for i in range(plan.n_items):
@@ -253,6 +260,7 @@ cdef inline bint plan_items(Plan *plan) noexcept nogil:
     if is_alone(plan):
         if not (reserve_pieces(plan, plan.n_items) and reserve_trains(plan, plan.n_items)):
             return False
+        read_limits(plan.items[0].peer)
         plan_alone(plan, plan.items[0].peer)
         lay_out(plan, 0)
         return True
@@ -260,6 +268,8 @@ cdef inline bint plan_items(Plan *plan) noexcept nogil:
         item = &plan.items[i]
         item.next_item = -1
         peer = item.peer
+        if peer.last_item < 0:
+            read_limits(peer)
         needed += 1
         if item.segment_size:
             n = datagrams_of(item.n_bytes, item.segment_size)
@@ -300,7 +310,7 @@ cdef inline bint is_refused(Train *train) noexcept nogil:
     return train.segment_size != 0 and (
         train.n_datagrams > train.peer.max_segments or train.segment_size > train.peer.max_segment_size)
 
-cdef inline void cut_into(Plan *cut, Plan *plan, Train *train, bint singly) noexcept nogil:
+cdef inline void cut_into(Plan *cut, Plan *plan, Train *train) noexcept nogil:
     # Copy a train, or its datagrams one by one.
     cdef int i
     cdef Piece *piece
@@ -309,7 +319,7 @@ cdef inline void cut_into(Plan *cut, Plan *plan, Train *train, bint singly) noex
     for i in range(train.first_piece, train.first_piece + train.n_pieces):
         piece = &plan.pieces[i]
         vector = &plan.iovecs[i]
-        if singly:
+        if train.is_cut:
             add_run(cut, train.peer, piece.item, piece.first_datagram, piece.n_datagrams, True,
                     <char *>vector.iov_base, vector.iov_len, train.segment_size)
         else:
@@ -331,8 +341,9 @@ cdef inline bint cut_trains(Plan *plan, int position, bint only_first) noexcept 
     cdef int i
     cdef size_t more = 0
     memset(&cut, 0, sizeof(Plan))
-    for i in range(position, plan.n_trains):
-        if is_to_cut(plan, i, position, only_first):
+    for i in range(plan.n_trains):
+        plan.trains[i].is_cut = is_to_cut(plan, i, position, only_first)
+        if plan.trains[i].is_cut:
             more += plan.trains[i].n_datagrams
     if more == 0:
         return True
@@ -341,7 +352,7 @@ cdef inline bint cut_trains(Plan *plan, int position, bint only_first) noexcept 
         free_plan(&cut)
         return False
     for i in range(plan.n_trains):
-        cut_into(&cut, plan, &plan.trains[i], is_to_cut(plan, i, position, only_first))
+        cut_into(&cut, plan, &plan.trains[i])
     cut.items = plan.items
     cut.n_items = plan.n_items
     cut.items_capacity = plan.items_capacity
