@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import socket
 import sys
@@ -202,3 +203,25 @@ def test_threads_that_attempt_and_take_lose_and_double_nothing(backend: Any) -> 
         assert errors == []
         assert sorted(got) == [i.to_bytes(2, "big") for i in range(n)]
         assert rig.slots.pending == 0
+
+
+def test_a_peer_forgotten_while_loading_does_not_reorder_its_datagrams(backend: Any) -> None:
+    with contextlib.closing(Rig(backend)) as rig:
+        first = rig.address
+        equal = (first[0], first[1])
+        table = backend.Peers(socket.AF_INET, False, 64, 4)
+        for port in range(1, 4):
+            table.get(("127.0.0.1", port))
+        table.get(first)
+        rig.plan = backend.SendPlan(table, rig.counters)
+        newcomers = [(b"n", ("127.0.0.1", port)) for port in range(10, 14)]
+        rig.plan.load(
+            [(b"0", first), *newcomers, (b"1", first), (b"2", equal), (b"3", first), (b"4", equal)]
+        )
+        while rig.plan.left:
+            if rig.plan.attempt(rig.tx)[1]:
+                rig.plan.skip(errno.EIO)
+        received = []
+        while rig.slots.attempt(rig.rx)[0]:
+            received += [data for data, _ in rig.slots.take()]
+        assert received == [b"0", b"1", b"2", b"3", b"4"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -183,3 +184,16 @@ def test_two_readers_share_a_udp_conn(plain: UDPConn, peer: PlainPeer) -> None:
     until(lambda: any(each.done() for each in waiting))
     peer.send(plain.local_addr(), b"y")
     assert [each.result(PATIENCE_S) for each in waiting] == [(1, peer.address)] * 2
+
+
+@pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux tells a shut-down socket")
+def test_reading_from_a_socket_that_was_shut_down_ends() -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(("127.0.0.1", 9))
+    with UDPConn(sock) as plain:
+        with socket.socket(fileno=socket.dup(plain.fileno())) as twin:
+            twin.shutdown(socket.SHUT_RD)
+        plain.settimeout(PATIENCE_S)
+        with pytest.raises(OSError, match="shut down") as raised:
+            plain.read_from_udp_addr_port(bytearray(9))
+        assert raised.value.errno == errno.ESHUTDOWN

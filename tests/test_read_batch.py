@@ -257,3 +257,13 @@ def test_a_single_read_is_refused(conn: Conn, peer: PlainPeer) -> None:
     with pytest.raises(io.UnsupportedOperation, match="read_batch"):
         conn.read_from_udp_addr_port(bytearray(100))
     assert conn.recv_batch() == [(b"kept", peer.address)]
+
+
+def test_a_buffer_that_was_replaced_is_let_go(conn: Conn, peer: PlainPeer) -> None:
+    old = array.array("B", bytes(100))
+    message = Message([old], bytearray(min_control_message_size()))
+    for replacement in (old, bytearray(100)):
+        message.buffers = [replacement]
+        peer.send(conn.local_addr(), b"x")
+        assert conn.read_batch([message]) == 1
+    old.append(1)  # BufferError while it is exported

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from loopback import (
     messages,
     needs_gso,
     needs_room,
+    run_script,
     start,
     start_reader,
     until,
@@ -275,3 +277,36 @@ def test_interrupted_readers_double_nothing(
     assert numbers == sorted(set(numbers))
     assert conn.stats().recv_datagrams == n_sent + 1
     assert n_sent + 1 - len(numbers) <= 2 * n_interrupts
+
+
+def test_a_finalizer_that_receives_does_not_deadlock(conn: Conn) -> None:
+    if conn.offload.backend == "portable":
+        pytest.skip("Python runs under the portable back end's lock: docs/design.md, Signals")
+    run_script(
+        textwrap.dedent("""
+        import gc
+        import batching
+
+        class Loop:
+            def __init__(self, conn):
+                self.conn, self.me = conn, self
+            def __del__(self):
+                try:
+                    self.conn.recv_batch(1)
+                except BlockingIOError:
+                    pass
+
+        with batching.open_conn(("127.0.0.1", 0)) as conn, batching.open_conn() as source:
+            conn.settimeout(0)
+            gc.set_threshold(5)
+            for _ in range(300):
+                source.send_batch([(b"x", conn.local_addr())] * 3)
+                kept = [Loop(conn)]
+                try:
+                    kept.append(conn.recv_batch())
+                except BlockingIOError:
+                    pass
+            del kept
+            gc.collect()
+        """)
+    )

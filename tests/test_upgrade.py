@@ -337,3 +337,39 @@ def read_all(conn: Conn) -> None:
 def test_a_udp_conn_of_ones_own_socket_can_be_upgraded(sock: socket.socket) -> None:
     with try_upgrade_to_conn(UDPConn(sock), "udp4") as conn:
         assert isinstance(conn, Conn)
+
+
+def test_drops_from_before_are_not_counted(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
+        for _ in range(200):
+            source.sendto(bytes(500), sock.getsockname())
+        conn = try_upgrade_to_conn(sock, "udp4", rxq_overflows_metric_name="upgrade.before")
+        assert isinstance(conn, Conn)
+        with conn:
+            assert conn.stats().recv_queue_drops == 0
+            conn.recv_batch()
+            source.sendto(b"after", conn.local_addr())
+            conn.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                while conn.recv_batch():
+                    pass
+            assert metrics.counters()["upgrade.before"] == 0
+
+
+def test_errors_that_nobody_reads_do_not_keep_a_reader_busy(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR, include/uapi/linux/in.h
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
+        closed.bind(("127.0.0.1", 0))
+        dead = closed.getsockname()
+    sock.sendto(b"x", dead)
+    conn = try_upgrade_to_conn(sock, "udp4")
+    assert isinstance(conn, Conn)
+    with conn:
+        with contextlib.suppress(ConnectionRefusedError):
+            conn.write_to_udp_addr_port(b"x", dead)
+        conn.settimeout(0.1)
+        for _ in range(3):
+            with contextlib.suppress(ConnectionRefusedError, TimeoutError):
+                conn.recv_batch()
+        assert conn.stats().recv_calls < 30

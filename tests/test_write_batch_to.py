@@ -21,6 +21,7 @@ from loopback import (
     ANY_PORT,
     HOST,
     PlainPeer,
+    gather,
     needs_gso,
     needs_linux,
     needs_room,
@@ -169,3 +170,15 @@ def test_a_destination_that_takes_nothing_is_not_blamed_on_gso(conn: Conn) -> No
     error = caught.value
     assert (error.sent, error.unsent, list(error.errors)) == (0, [], [0, 1, 2])
     assert not conn.stats().gso_fallbacks
+
+
+class WithoutTruth(list[bytes]):
+    """As an array of numpy: its truth value is refused."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+
+def test_buffers_need_no_truth_value(conn: Conn) -> None:
+    conn.write_batch_to(WithoutTruth([b"a", b"b"]), conn.local_addr())
+    assert gather(conn, 2) == [b"a", b"b"]
