@@ -9,9 +9,15 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+from collections.abc import Iterator
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from batching import Conn
+    from loopback import PlainPeer
 
 MODULES = {"native": "batching._mmsg", "portable": "batching._portable"}
 FORCED = os.environ.get("BATCHING_BACKEND", "")
@@ -48,3 +54,21 @@ def pytest_report_header() -> str:
 def backend(request: pytest.FixtureRequest) -> ModuleType:
     """Give the module of a back end; the test runs once with each that the run is about."""
     return importlib.import_module(MODULES[request.param])
+
+
+@pytest.fixture
+def conn() -> Iterator[Conn]:
+    """Give a connection on loopback, without a timeout."""
+    from batching import open_conn
+
+    with open_conn(("127.0.0.1", 0)) as conn:
+        yield conn
+
+
+@pytest.fixture
+def peer() -> Iterator[PlainPeer]:
+    """Give a plain socket on loopback to send to and to receive from."""
+    from loopback import PlainPeer
+
+    with PlainPeer() as peer:
+        yield peer

@@ -11,19 +11,7 @@ from typing import Any
 import pytest
 
 from batching import Conn, Segments, open_conn
-from loopback import ANY_PORT, HOST, PlainPeer, needs_ipv6
-
-
-@pytest.fixture
-def conn() -> Iterator[Conn]:
-    with open_conn(ANY_PORT) as conn:
-        yield conn
-
-
-@pytest.fixture
-def peer() -> Iterator[PlainPeer]:
-    with PlainPeer() as peer:
-        yield peer
+from loopback import HOST, PlainPeer, needs_ipv6
 
 
 def released() -> memoryview:

@@ -32,12 +32,6 @@ def plain() -> Iterator[UDPConn]:
         yield plain
 
 
-@pytest.fixture
-def peer() -> Iterator[PlainPeer]:
-    with PlainPeer() as peer:
-        yield peer
-
-
 def test_both_kinds_are_packet_conns(plain: UDPConn) -> None:
     with open_conn(ANY_PORT) as conn:
         each: PacketConn

@@ -7,7 +7,6 @@ import errno
 import io
 import socket
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ import pytest
 from batching import Conn, Message, min_control_message_size, open_conn
 from batching._kernel import MSG_DONTWAIT, MSG_TRUNC, MSG_WAITFORONE
 from loopback import (
-    ANY_PORT,
     PATIENCE_S,
     PlainPeer,
     assert_nothing_left,
@@ -28,16 +26,9 @@ from loopback import (
 
 
 @pytest.fixture
-def conn() -> Iterator[Conn]:
-    with open_conn(ANY_PORT) as conn:
-        conn.settimeout(PATIENCE_S)
-        yield conn
-
-
-@pytest.fixture
-def peer() -> Iterator[PlainPeer]:
-    with PlainPeer() as peer:
-        yield peer
+def conn(conn: Conn) -> Conn:
+    conn.settimeout(PATIENCE_S)
+    return conn
 
 
 def read(conn: Conn, msgs: list[Message]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -27,16 +26,9 @@ from loopback import (
 
 
 @pytest.fixture
-def conn() -> Iterator[Conn]:
-    with open_conn(ANY_PORT) as conn:
-        conn.settimeout(PATIENCE_S)
-        yield conn
-
-
-@pytest.fixture
-def peer() -> Iterator[PlainPeer]:
-    with PlainPeer() as peer:
-        yield peer
+def conn(conn: Conn) -> Conn:
+    conn.settimeout(PATIENCE_S)
+    return conn
 
 
 def numbered(n: int, size: int = 8) -> list[bytes]:

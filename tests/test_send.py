@@ -13,7 +13,6 @@ import pytest
 
 from batching import Conn, SendError, open_conn
 from loopback import (
-    ANY_PORT,
     HOST,
     Address,
     PlainPeer,
@@ -24,18 +23,6 @@ from loopback import (
     run_script,
     start,
 )
-
-
-@pytest.fixture
-def conn() -> Iterator[Conn]:
-    with open_conn(ANY_PORT) as conn:
-        yield conn
-
-
-@pytest.fixture
-def peer() -> Iterator[PlainPeer]:
-    with PlainPeer() as peer:
-        yield peer
 
 
 @pytest.fixture

@@ -45,16 +45,9 @@ class Interrupted(Exception):
 
 
 @pytest.fixture
-def conn() -> Iterator[Conn]:
-    with open_conn(ANY_PORT) as conn:
-        conn.settimeout(PATIENCE_S)
-        yield conn
-
-
-@pytest.fixture
-def peer() -> Iterator[PlainPeer]:
-    with PlainPeer() as peer:
-        yield peer
+def conn(conn: Conn) -> Conn:
+    conn.settimeout(PATIENCE_S)
+    return conn
 
 
 class Interrupter:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from batching import Conn, Segments, SendBlocked, SendError, SendTimeout, open_conn
+from batching import Conn, Segments, SendBlocked, SendError, SendTimeout
 from loopback import (
-    ANY_PORT,
     PATIENCE_S,
     PlainPeer,
     gather,
@@ -20,18 +19,6 @@ from loopback import (
     needs_room,
     start_reader,
 )
-
-
-@pytest.fixture
-def conn() -> Iterator[Conn]:
-    with open_conn(ANY_PORT) as conn:
-        yield conn
-
-
-@pytest.fixture
-def peer() -> Iterator[PlainPeer]:
-    with PlainPeer() as peer:
-        yield peer
 
 
 def past() -> float:

@@ -44,12 +44,6 @@ def sock() -> Iterator[socket.socket]:
         yield sock
 
 
-@pytest.fixture
-def peer() -> Iterator[PlainPeer]:
-    with PlainPeer() as peer:
-        yield peer
-
-
 def test_a_socket_becomes_a_conn_with_its_descriptor(sock: socket.socket, peer: PlainPeer) -> None:
     fd, address = sock.fileno(), sock.getsockname()
     conn = try_upgrade_to_conn(sock, "udp4")

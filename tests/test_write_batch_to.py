@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,18 +29,6 @@ from loopback import (
 UNSET = GeneveHeader(protocol=GENEVE_PROTOCOL_WIREGUARD)
 HEADER = GeneveHeader(GENEVE_PROTOCOL_WIREGUARD, VirtualNetworkID(0xABCDEF), control=True)
 LENGTH = GENEVE_FIXED_HEADER_LENGTH
-
-
-@pytest.fixture
-def conn() -> Iterator[Conn]:
-    with open_conn(ANY_PORT) as conn:
-        yield conn
-
-
-@pytest.fixture
-def peer() -> Iterator[PlainPeer]:
-    with PlainPeer() as peer:
-        yield peer
 
 
 def encoded(header: GeneveHeader) -> bytes:
