@@ -103,9 +103,7 @@ class Sender:
 
     def send_segments(self, segments: Iterable[Segments], to: Address | None) -> int:
         """Send trains; return how many datagrams."""
-        if isinstance(
-            segments, Segments
-        ):  # it is iterable: its datagrams would be taken for trains
+        if isinstance(segments, Segments):  # iterable too, but of datagrams
             raise TypeError("segments must be an iterable of Segments, not one: [segments]")
         items = list(segments)
         peer = None if to is None else self.peers.get(to)

@@ -18,7 +18,7 @@ from .linux cimport (
 )
 from .peers cimport Peer, Peers
 from .train cimport (
-    Item, Piece, Plan, Train, cut_trains, datagrams_of, free_plan, plan_items, reserve_items, send,
+    Item, Piece, Plan, Train, cut_trains, free_plan, plan_items, reserve_items, send,
 )
 
 from ..segments import Segments

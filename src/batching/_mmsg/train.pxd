@@ -8,8 +8,7 @@
 # first datagram.
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from .control cimport SEND_CONTROL_SIZE, put_segment_size
