@@ -15,11 +15,11 @@ BUILT  := $(VENV)/.built-$(BATCHING_EXTENSION)-$(BATCHING_SANITIZE)
 SUFFIX  = $$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 HAS_CORE = $(RUN) -c 'import batching._mmsg' 2> /dev/null
 
-.PHONY: help bench test lint dist clean
+.PHONY: help bench test test-faults lint dist clean
 .DELETE_ON_ERROR:
 
 help: ## print this
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
 
 bench: $(BUILT) ## measure plain sockets, asyncio and batching side by side (ARGS="--duration 0.2")
 	@$(VENV)/bin/batching bench $(ARGS)
@@ -29,6 +29,10 @@ test: $(BUILT) ## run all tests over each back end (ARGS="-k geneve")
 	elif test "$(BATCHING_EXTENSION)" = yes; then $(RUN) -c "import batching._mmsg"; exit 1; \
 	else echo "The native core was not built: only the portable back end is tested."; fi
 	@BATCHING_BACKEND=portable $(RUN) -m pytest $(ARGS)
+
+test-faults: $(BUILT) ## run the slow tests of faults over each back end (ARGS="-k wire")
+	@BATCHING_BACKEND=native $(RUN) -m pytest -m slow $(ARGS)
+	@BATCHING_BACKEND=portable $(RUN) -m pytest -m slow $(ARGS)
 
 lint: $(BUILT) ## check style, format, types and the native core's stub
 	@$(RUN) -m ruff check .
