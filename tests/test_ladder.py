@@ -149,6 +149,18 @@ def test_one_datagram_that_goes_out_proves_it_and_the_others_are_reported(
         assert on.learnt(on.a) == LEARNS[code]
 
 
+@pytest.mark.parametrize("code", ERRNOS)
+def test_a_short_tail_that_goes_out_alone_proves_nothing(backend: Any, code: int) -> None:
+    failures = [(0, code)] * 4  # of the train, and of its three full datagrams
+    with scene(backend, *failures) as on:
+        error = on.send([(bytes(SIZE), on.a)] * 3 + [(b"tail", on.a)])
+        assert error
+        assert list(error.errors) == [0, 1, 2]
+        assert on.kernel.items() == [3]
+        assert on.learnt(on.a) is None
+        assert on.conn.stats().gso_fallbacks == {}
+
+
 def test_pending_error_of_another_send_costs_a_single_datagram_one_and_a_train_none(
     backend: Any,
 ) -> None:

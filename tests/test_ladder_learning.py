@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batching import Segments, SendBlocked, SendError, SendTimeout, UDPGSODisabledError, _sender
+from batching import Segments, SendBlocked, SendError, SendTimeout, UDPGSODisabledError, _lessons
 from batching._waiter import POLLOUT
 from fake_core import Scene, scene
 from seam_rig import needs_gso
@@ -70,7 +70,7 @@ def test_forgetting_one_destination_leaves_the_younger_ones(backend: Any) -> Non
 def test_what_is_remembered_is_bounded_and_the_oldest_goes(
     backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sender, "_MAX_LEARNT", 2)
+    monkeypatch.setattr(_lessons, "_MAX_LEARNT", 2)
     with scene(backend, rule=no_trains) as on:
         for to in on.all:
             on.send([(b"data", to)] * 2)

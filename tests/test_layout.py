@@ -26,7 +26,7 @@ LAYERS = (
     ("asyncio", "anyio"),
     ("_conn*", "_open"),
     ("_sender*", "_receiver*", "packetconn"),
-    ("_waiter*", "_errqueue"),
+    ("_waiter*", "_errqueue", "_lessons", "_routes"),
     ("_peers", "_backend"),
     ("_mmsg", "_portable"),
     ("_kernel", "_errors", "offload", "segments", "metrics", "geneve", "_address"),

@@ -237,6 +237,11 @@ class Conn(SocketConn):
 
     # State
 
+    def close(self) -> None:
+        """Close it; every later call, and each that waits, raises OSError(EBADF)."""
+        super().close()
+        self._sender.lessons.close()
+
     @property
     def offload(self) -> Offload:
         """What the kernel does for this connection, and why not more."""
@@ -256,7 +261,7 @@ class Conn(SocketConn):
                 self._drop_counter = seen
         return Stats(
             recv_queue_drops=self._drops,
-            gso_fallbacks=FrozenDict(self._sender.fallbacks),
+            gso_fallbacks=FrozenDict(self._sender.lessons.fallbacks),
             **{name: getattr(self._counters, name) for name in _COUNTED},
         )
 

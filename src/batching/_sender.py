@@ -5,23 +5,23 @@ A message that fails is all or nothing, so the position in a plan is always exac
 Rule 1: EINTR, again.  EAGAIN, wait for writability.  ENOBUFS, up to three short waits,
 then it counts as any other errno.
 Rule 2: a train fails: its datagrams go out one by one, as a plain socket would send them.
-If one of them goes out, GSO was at fault, and the errno says what the destination is to
-be spared; if all fail the same way it was not, and nothing is remembered.
+If one of its full length goes out, GSO was at fault, and the errno says what the
+destination is to be spared (_lessons); if all fail the same way it was not, and nothing is
+remembered.
 Rule 3: a single datagram fails: it is reported, and the rest goes on.
-Rule 4: what was learnt of a destination is forgotten, and so tried again, 30 s later.
 """
 
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ._backend import WINDOW, Counters, Peer, Peers, SendPlan
 from ._errors import SendBlocked, SendError, SendTimeout, os_error
-from ._kernel import GSO_REFUSED, SEGMENT_TOO_LARGE, WOULD_BLOCK
-from ._waiter import POLLOUT, Waiter, renew_after_fork
+from ._kernel import WOULD_BLOCK
+from ._lessons import Lessons
+from ._waiter import POLLOUT, Waiter
 from .segments import Segments
 
 if TYPE_CHECKING:
@@ -30,55 +30,49 @@ if TYPE_CHECKING:
     from ._address import Address
 
 _PAUSES_S: Final = (0.001, 0.002, 0.004)  # when the device's queue is full (ENOBUFS)
-_FORGET_S: Final = 30.0
-_MAX_LEARNT: Final = 4096
-_ANY_SEGMENT_SIZE: Final = 65535
 
 
 class _Trial:
     """A train that failed and goes out singly: what that proves is yet to be seen."""
 
-    __slots__ = ("end", "errno", "has_proved", "peer", "segment_size")
+    __slots__ = ("end", "errno", "is_open", "peer", "segment_size")
 
     def __init__(self, plan: SendPlan, errno: int) -> None:
         self.errno = errno
         self.peer = plan.peer()
         self.segment_size = plan.segment_size()
         self.end = plan.position + plan.split()
-        self.has_proved = False
+        self.is_open = True
+
+    def is_proved(self, position: int) -> bool:
+        """Tell, once, whether what went out from ``position`` on shows that GSO was at fault.
+
+        The last datagram does not: it may be shorter, and says nothing of the others then.
+        """
+        return self.is_open and position < self.end - 1
 
 
 class Sender:
     """The sending half of a Conn.  Calls of several threads do not wait for each other."""
 
     __slots__ = (
-        "__weakref__",
         "_counters",
         "_descriptor",
         "_learnt",
-        "_lock",
-        "_max_segments",
         "_plans",
         "_waiter",
-        "fallbacks",
+        "lessons",
         "peers",
     )
 
     def __init__(self, waiter: Waiter, peers: Peers, counters: Counters, max_segments: int) -> None:
         self.peers = peers
-        self.fallbacks: dict[str, int] = {}  # errno's name: destinations that fell back for it
+        self.lessons = Lessons(waiter, max_segments)
         self._waiter = waiter
         self._descriptor = waiter.descriptor
         self._counters = counters
-        self._max_segments = max_segments
         self._plans: list[SendPlan] = []
-        self._learnt: dict[Peer, float] = {}  # when to forget what it taught, soonest first
-        self._lock = threading.RLock()  # of fallbacks and _learnt; a signal handler may send
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        """Make the lock new, in a forked child."""
-        self._lock = threading.RLock()
+        self._learnt = self.lessons.learnt  # at hand: every call asks whether there is anything
 
     def send(self, datagrams: Iterable[tuple[Buffer, Address | None]]) -> int:
         """Send pairs of (data, address); return how many datagrams."""
@@ -180,7 +174,7 @@ class Sender:
     def _is_hindered(self) -> bool:
         """Tell whether the deadline has passed; forget what is due to be forgotten."""
         if self._learnt:
-            self._forget()
+            self.lessons.forget()
         return self._waiter.is_late(POLLOUT)
 
     def _finish(
@@ -231,9 +225,8 @@ class Sender:
             known = 0
             if sent:
                 n_pauses = 0
-                if trial and not trial.has_proved:
-                    trial.has_proved = True
-                    self._learn(trial, disabled)
+                if trial and trial.is_proved(plan.position - sent):
+                    self._conclude(trial, disabled)
                     plan.recut()
             if error in WOULD_BLOCK:
                 if end := self._await_room(started, ticket, n_waits):
@@ -253,6 +246,12 @@ class Sender:
                 trial = None
         return has_failed, 0
 
+    def _conclude(self, trial: _Trial, disabled: list[int] | None) -> None:
+        trial.is_open = False
+        has_lost_gso = self.lessons.learn(trial.peer, trial.errno, trial.segment_size)
+        if has_lost_gso and disabled is not None:
+            disabled.append(trial.errno)
+
     def _await_room(self, started: float, ticket: int, n_waits: int) -> int:
         if n_waits:
             self._waiter.is_shut_down()  # no matter for sending, but unread errors are
@@ -262,33 +261,6 @@ class Sender:
         if n_pauses == len(_PAUSES_S) or (trial and trial.errno == errno.ENOBUFS):
             return False
         return self._waiter.pause(POLLOUT, started, _PAUSES_S[n_pauses])
-
-    def _learn(self, trial: _Trial, disabled: list[int] | None) -> None:
-        peer, size = trial.peer, trial.segment_size
-        with self._lock:
-            if trial.errno in GSO_REFUSED:
-                if peer.max_segments > 1 and disabled is not None:
-                    disabled.append(trial.errno)
-                peer.max_segments = 1
-            elif trial.errno in SEGMENT_TOO_LARGE:
-                peer.max_segment_size = min(peer.max_segment_size, size - 1)
-            else:
-                return
-            reason = errno.errorcode[trial.errno]
-            self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
-            self._learnt.pop(peer, None)  # to the end: the order is that of time
-            self._learnt[peer] = self._waiter.clock() + _FORGET_S
-
-    def _forget(self) -> None:
-        now = self._waiter.clock()
-        with self._lock:
-            while self._learnt:
-                peer, when = next(iter(self._learnt.items()))
-                if when > now and len(self._learnt) <= _MAX_LEARNT:
-                    return
-                self._learnt.pop(peer, None)
-                peer.max_segments = self._max_segments
-                peer.max_segment_size = _ANY_SEGMENT_SIZE
 
 
 def _send_error(
