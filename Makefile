@@ -5,6 +5,9 @@
 PYTHON ?= python3
 VENV   ?= build/venv-$(notdir $(PYTHON))
 ARGS   ?=
+# Of test-kernels; 7 is there too.
+KERNELS  ?= 5.10 6.1 6.12
+BACKENDS ?= native portable
 
 RUN    := $(VENV)/bin/python
 PIP    := $(RUN) -m pip --quiet --disable-pip-version-check install
@@ -15,7 +18,7 @@ BUILT  := $(VENV)/.built-$(BATCHING_EXTENSION)-$(BATCHING_SANITIZE)
 SUFFIX  = $$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 HAS_CORE = $(RUN) -c 'import batching._mmsg' 2> /dev/null
 
-.PHONY: help bench test test-faults lint dist clean
+.PHONY: help bench test test-faults test-kernels lint dist clean
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -33,6 +36,9 @@ test: $(BUILT) ## run all tests over each back end (ARGS="-k geneve")
 test-faults: $(BUILT) ## run the slow tests of faults over each back end (ARGS="-k wire")
 	@BATCHING_BACKEND=native $(RUN) -m pytest -m slow $(ARGS)
 	@BATCHING_BACKEND=portable $(RUN) -m pytest -m slow $(ARGS)
+
+test-kernels: $(BUILT) ## run the tests of what the kernel answers in others (KERNELS="5.10 6.1" BACKENDS=native)
+	@$(RUN) scripts/kernels/main.py test --kernels "$(KERNELS)" --backends "$(BACKENDS)" -- $(ARGS)
 
 lint: $(BUILT) ## check style, format, types and the native core's stub
 	@$(RUN) -m ruff check .
