@@ -40,6 +40,10 @@ PACKAGES: Final = {
 }
 
 
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
 class Result:
     """What one kernel's run over one back end came to."""
 
@@ -53,7 +57,7 @@ class Result:
 
     def hear(self, line: str) -> None:
         """Print a line of the guest, and keep it if it is pytest's summary."""
-        print(line, flush=True)
+        say(line)
         if re.search(r"\d+ (passed|failed|error|skipped|deselected).* in [\d.]+s", line):
             self.text = line.strip("= ")
 
@@ -113,7 +117,7 @@ def test(kernels: list[str], backends: list[str], arguments: list[str]) -> int:
 def run(kernel: str, command: list[str]) -> int:
     install_missing()
     try:
-        return guest.run(debian.fetch(kernel, CACHE), command, {}, RUN_TIMEOUT_S, print)
+        return guest.run(debian.fetch(kernel, CACHE), command, {}, RUN_TIMEOUT_S, say)
     except guest.BootError as error:
         print(error, file=sys.stderr)
         return 125
