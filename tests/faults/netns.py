@@ -114,22 +114,57 @@ class Link:
     """Two namespaces, ``left`` and ``right``, and a veth between them.
 
     left has v0 with 10.9.0.1 and fd09::1, right has v1 with 10.9.0.2 and fd09::2; both
-    ends speak both families at once.
+    ends speak both families at once, and know each other: who has to be found first gets a
+    few of the datagrams that wait for it, and in IPv6 perhaps after a second.
     """
 
     LEFT: Final = ("10.9.0.1", "fd09::1")
     RIGHT: Final = ("10.9.0.2", "fd09::2")
+    _MAC: Final = ("02:00:00:00:09:01", "02:00:00:00:09:02")
 
     def __init__(self, left: Namespace, right: Namespace, mtu: int = 1500) -> None:
         self.left, self.right = left, right
-        left.ip(f"link add v0 mtu {mtu} type veth peer name v1 mtu {mtu} netns {right.path}")
-        for side, device, addresses in ((left, "v0", self.LEFT), (right, "v1", self.RIGHT)):
+        left.ip(
+            f"link add v0 address {self._MAC[0]} mtu {mtu} type veth"
+            f" peer name v1 address {self._MAC[1]} mtu {mtu} netns {right.path}"
+        )
+        for side, device, own, peer, mac in (
+            (left, "v0", self.LEFT, self.RIGHT, self._MAC[1]),
+            (right, "v1", self.RIGHT, self.LEFT, self._MAC[0]),
+        ):
             side.sysctl("ipv6.conf.all.accept_dad", 0)
-            side.ip(f"addr add {addresses[0]}/24 dev {device}")
-            side.ip(f"addr add {addresses[1]}/64 dev {device} nodad")
-            side.ip(f"link set {device} up")
+            commands = [
+                f"addr add {own[0]}/24 dev {device}",
+                f"addr add {own[1]}/64 dev {device} nodad",
+                f"link set {device} up",
+                *[f"neigh replace {host} lladdr {mac} dev {device} nud permanent" for host in peer],
+            ]
+            side.run("ip", "-batch", "-", feed="\n".join(commands))
         for device, side in (("v0", left), ("v1", right)):
             wait_for_carrier(side, device)
+
+    def shape(self, rate: str, *, burst: int = 3000, limit: int = 10**7) -> None:
+        """Let v0 send ``rate`` (8kbit: next to nothing), with a queue of ``limit`` bytes.
+
+        ``burst`` bytes pass at once.  What waits after a quicker ``rate`` was set goes out
+        with the next packet.
+        """
+        arguments = f"dev v0 root tbf rate {rate} burst {burst} limit {limit}"
+        self.left.run("tc", "qdisc", "replace", *arguments.split())
+
+
+@contextlib.contextmanager
+def one_cpu() -> Iterator[None]:
+    """Keep this thread, and those that it starts, on one processor.
+
+    A veth has a queue a processor: a sender that is moved could overtake itself.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager
