@@ -70,11 +70,11 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 class PlainPeer:
     """A plain socket, bound on loopback."""
 
-    def __init__(self, host: str = HOST) -> None:
+    def __init__(self, host: str = HOST, port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_DGRAM)
         _make_room(self.sock)
-        self.sock.bind((host, 0))
+        self.sock.bind((host, port))
         self.address: Address = self.sock.getsockname()
 
     def __enter__(self) -> Self:
@@ -119,6 +119,12 @@ def assert_nothing_left(conn: Conn) -> None:
     """Fail if anything waits in user space or in the kernel."""
     assert conn.pending == 0
     assert not select.select([conn], [], [], 0)[0]
+
+
+def descriptors() -> set[int]:
+    """Return the descriptors that this process has open."""
+    listed = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {fd for fd in listed if os.path.exists(f"/proc/self/fd/{fd}")}  # not that of listing
 
 
 def messages(n: int, size: int = 2048) -> list[Message]:

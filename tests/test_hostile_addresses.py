@@ -127,6 +127,16 @@ def test_flood_of_addresses_leaves_a_plan_its_peers(backend: Any) -> None:
         plan.release()
 
 
+def test_a_flood_of_newcomers_pushes_out_itself_and_not_who_is_in_use(backend: Any) -> None:
+    peers = backend.Peers(socket.AF_INET, False, 64, 16)
+    in_use = peers.get(("127.0.0.1", 1))
+    for i in range(1000):
+        peers.get(("127.0.0.2", 1 + i))
+        if i % 10 == 0:
+            assert peers.get(("127.0.0.1", 1)) is in_use
+    assert len(peers) == 16
+
+
 @pytest.mark.parametrize("capacity", [1, 2])
 def test_smallest_table_still_has_room_beside_the_connected_peer(
     backend: Any, capacity: int

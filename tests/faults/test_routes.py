@@ -11,7 +11,7 @@ import pytest
 
 from batching import open_conn
 from batching._routes import RouteWatch, watch_routes
-from loopback import PlainPeer, needs_gso, until
+from loopback import PlainPeer, descriptors, needs_gso, until
 from netns import Link, link, namespace, needs_netns
 
 pytestmark = [needs_netns, needs_gso, pytest.mark.kernel]
@@ -111,20 +111,20 @@ def test_a_route_that_flaps_costs_one_trial_a_second(path: Path) -> None:
 
 
 def test_a_descriptor_is_held_only_while_something_is_remembered(path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     path.send()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
     narrow_route(path.link)
     path.send()
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(descriptors()) == before + 1
     widen_route(path.link)
     path.now += 31
     path.send()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
     narrow_route(path.link)
     path.send()
     path.conn.close()
-    assert len(os.listdir("/proc/self/fd")) == before - 2  # the socket and the wake-up too
+    assert len(descriptors()) == before - 2  # the socket and the wake-up too
 
 
 def test_a_forked_child_does_not_take_the_parents_news(path: Path) -> None:

@@ -122,7 +122,8 @@ cdef class Peers:
                 if len(self.by_address) >= 2 * self.capacity:
                     self.by_address.clear()
                 self.by_address[address] = peer
-        peer.is_used = True
+        else:
+            peer.is_used = True
         if keep:
             self.put(&self.seen_peer[slot], NULL)  # first, so that no pair is ever wrong
             self.put(&self.seen[slot], <PyObject *>address)
@@ -159,10 +160,13 @@ cdef class Peers:
             while len(self.by_name) >= self.capacity:
                 self.forget_one()
             self.by_name[key] = peer
+        else:
+            peer.is_used = True
         return peer
 
     cdef int forget_one(self) except -1:
         # The clock algorithm: who was used since the hand last passed gets another round.
+        # A newcomer is used once it is met again, so a flood of them pushes out itself.
         key = next(iter(self.by_name))
         cdef Peer peer = self.by_name.pop(key)
         if peer.is_used or peer is self.connected:
@@ -184,7 +188,6 @@ cdef class Peers:
                     peer.is_used = True
                     return peer.address
             peer = self.named(name, length)
-            peer.is_used = True
             self.put(&self.heard[slot], <PyObject *>peer)
             return peer.address
 

@@ -49,7 +49,7 @@ class Peer:
         self._sockaddr = sockaddr
         self._spellings: list[Address] = []
         self._is_connected = False
-        self._is_used = True
+        self._is_used = False
 
     def __repr__(self) -> str:
         return f"<Peer {self.address}, at most {self.max_segments} segments>"
@@ -127,13 +127,13 @@ class Peers:
     def _received(self, address: Address) -> Address:
         """Return the one tuple of a sender, given as ``recvmsg`` spells it."""
         peer = self._by_spelling.get(address)  # of exact str and int: the socket module's
-        if peer is None:
-            try:
-                peer = self._look_up(address, address)
-            except (TypeError, ValueError):
-                return address  # of another family than ours: not for us to judge
-        peer._is_used = True
-        return peer.address
+        if peer is not None:
+            peer._is_used = True
+            return peer.address
+        try:
+            return self._look_up(address, address).address
+        except (TypeError, ValueError):
+            return address  # of another family than ours: not for us to judge
 
     def _parse(self, address: object) -> Sockaddr:
         return parse_address(address, self._family, self._is_dual_stack)
@@ -167,7 +167,10 @@ class Peers:
         return peer
 
     def _replace(self, newcomer: Peer) -> None:
-        """Put ``newcomer`` into the place of whom the hand finds unused."""
+        """Put ``newcomer`` into the place of whom the hand finds unused.
+
+        It counts as used once it is met again, so a flood of newcomers pushes out itself.
+        """
         for _ in range(2 * len(self._ring)):  # the second round finds all unused
             place = self._hand
             self._hand = (place + 1) % len(self._ring)
