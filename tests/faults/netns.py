@@ -102,6 +102,12 @@ class Namespace:
         with self, open(f"/proc/sys/net/{name.replace('.', '/')}", "w", encoding="ascii") as file:
             file.write(str(value))
 
+    def set_device(self, device: str, attribute: str, value: object) -> None:
+        """Set an attribute of a device below /sys; needs unshare and mount."""
+        file = f"/sys/class/net/{device}/{attribute}"
+        script = f"mount -t sysfs none /sys && echo {value} > {file}"  # /sys shows our own
+        self.run("unshare", "--mount", "sh", "-c", script)
+
 
 @contextlib.contextmanager
 def namespace() -> Iterator[Namespace]:
