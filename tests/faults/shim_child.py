@@ -65,6 +65,7 @@ def _fates(error: SendError, singles: list[list[Item]]) -> tuple[dict[int, int],
         if isinstance(own, SendError):
             failed.update({firsts[i] + k: e.errno or 0 for k, e in own.errors.items()})
             unsent += [firsts[i] + k for k in own.unsent]
+            assert own.sent + len(own.errors) + len(own.unsent) == len(singles[i])
         else:
             failed.update({firsts[i] + k: own.errno or 0 for k in range(len(singles[i]))})
     return failed, sorted(unsent)

@@ -80,13 +80,13 @@ def made(number: int, way: str, kind: str) -> list[tuple[bytes, int, int]]:
     ]
 
 
-def refusals(way: str, kind: str, place: int, codes: tuple[int, ...], counts: list[int]) -> str:
-    """Return rules that refuse message ``place``, and then what comes in its stead."""
+def refusals(way: str, kind: str, place: int, codes: tuple[int, ...], count: int, gap: int) -> str:
+    """Return rules that refuse message ``place``, and then what comes ``gap`` behind it."""
     train, to = int(kind == "trains"), "{0}" if way == "write_batch_to" else f"{{{place}}}"
     skip = place if way == "write_batch_to" else 0
-    first = f"send errno={codes[0]} count={counts[0]} train={train} port={to} skip={skip}"
-    more = zip(codes[1:], counts[1:], strict=True)
-    return ";".join([first, *(f"send errno={c} count={n} port={to} then=1" for c, n in more)])
+    first = f"send errno={codes[0]} count={count} train={train} port={to} skip={skip}"
+    more = (f"send errno={code} port={to} then=1 skip={gap}" for code in codes[1:])
+    return ";".join([first, *more])
 
 
 def run(
@@ -132,6 +132,7 @@ def check_account(cell: Cell, told: dict[str, Any]) -> None:
     assert not set(failed.values()) & {errno.EAGAIN, errno.EINTR}, where
     assert bool(told["kind"]) == bool(failed or told["unsent"]), where
     if told["unsent"]:
+        assert not told["disabled"], where
         assert told["kind"] == ("SendTimeout" if cell.timeout else "SendBlocked"), where
         assert cell.timeout is not None, where
     elif failed:
@@ -147,7 +148,7 @@ def alone() -> Iterator[tuple[Cell, int, str, int]]:
     for number, (code, kind, place, way, timeout) in enumerate(matrix):
         count = 0 if code == errno.EAGAIN and timeout else 1  # the time must run out
         name = f"{way} of {kind}, {errno.errorcode[code]} at message {place}, timeout {timeout}"
-        rules = refusals(way, kind, place, (code,), [count])
+        rules = refusals(way, kind, place, (code,), count, 0)
         yield Cell(name, way, timeout, rules, made(number, way, kind)), code, kind, place
 
 
@@ -179,24 +180,24 @@ def test_one_errno_costs_what_a_plain_socket_would_lose(
 # Several
 
 
-def several(length: int) -> Iterator[Cell]:
-    """Yield every sequence of errnos, each under one of the conditions in turn."""
+def several(length: int, n: int) -> Iterator[Cell]:
+    """Yield every sequence of errnos under ``n`` of the conditions, which take turns."""
     conditions = itertools.cycle(
-        itertools.product(("trains", "singles"), range(3), WAYS, (None, 0.0))
+        itertools.product(("trains", "singles"), range(3), WAYS, (None, 0.0), (0, 1))
     )
-    sequences = itertools.product(CODES, repeat=length)
+    sequences = (codes for codes in itertools.product(CODES, repeat=length) for _ in range(n))
     for number, codes in enumerate(sequences):
-        kind, place, way, timeout = next(conditions)
+        kind, place, way, timeout, gap = next(conditions)
         names = "+".join(errno.errorcode[code] for code in codes)
-        name = f"{way} of {kind}, {names} at message {place}, timeout {timeout}"
-        rules = refusals(way, kind, place, codes, [1] * length)
+        name = f"{way} of {kind}, {names} at message {place}, gap {gap}, timeout {timeout}"
+        rules = refusals(way, kind, place, codes, 1, gap)
         yield Cell(name, way, timeout, rules, made(number, way, kind))
 
 
 def test_two_errnos_in_a_row(
     faulty: FaultyKernel, backend: ModuleType, peers: list[PlainPeer]
 ) -> None:
-    for told in run(faulty, backend, peers, list(several(2))):
+    for told in run(faulty, backend, peers, list(several(2, 3))):
         assert told["used"][0] == 1
 
 
@@ -204,7 +205,7 @@ def test_two_errnos_in_a_row(
 def test_three_errnos_in_a_row(
     faulty: FaultyKernel, backend: ModuleType, peers: list[PlainPeer]
 ) -> None:
-    for told in run(faulty, backend, peers, list(several(3))):
+    for told in run(faulty, backend, peers, list(several(3, 1))):
         assert told["used"][0] == 1
 
 
