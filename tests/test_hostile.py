@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from batching import Segments
+from loopback import needs_whole_trains
 from seam_rig import A, Rig, needs_gso
 
 UNFIT = (TypeError, ValueError, AttributeError, IndexError, OverflowError)
@@ -282,7 +283,7 @@ def test_buffer_that_a_message_shrank_is_not_written_past(rig: Rig) -> None:
     assert (bytes(data), msg.n) == (b"dat", 3)
 
 
-@needs_gso
+@needs_whole_trains
 def test_views_outlive_the_slots_that_they_came_from(backend: Any) -> None:
     rig = Rig(backend, gro=True)
     rig.train(b"ab" * 5000, 1000)

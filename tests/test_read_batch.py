@@ -20,6 +20,7 @@ from loopback import (
     messages,
     needs_gso,
     needs_ipv6,
+    needs_whole_trains,
     start_reader,
     until,
 )
@@ -78,7 +79,7 @@ def test_a_train_fills_a_message_for_each_datagram(conn: Conn, peer: PlainPeer) 
     assert [bytes(msg.data) for msg in msgs[:3]] == [b"aaa", b"bbb", b"c"]
 
 
-@needs_gso
+@needs_whole_trains
 def test_control_bytes_come_with_the_first_datagram_of_a_train(conn: Conn, peer: PlainPeer) -> None:
     peer.send_train(conn.local_addr(), b"aaabbbc", 3)
     msgs = messages(3)
@@ -92,7 +93,7 @@ def test_control_bytes_come_with_the_first_datagram_of_a_train(conn: Conn, peer:
     assert [msg.flags for msg in msgs] == [0, 0, 0]
 
 
-@needs_gso
+@needs_whole_trains
 def test_the_rest_of_a_train_waits_for_the_next_call(conn: Conn, peer: PlainPeer) -> None:
     n = conn.offload.max_segments
     peer.send_train(conn.local_addr(), bytes(range(n)), 1)

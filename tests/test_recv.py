@@ -20,6 +20,7 @@ from loopback import (
     needs_gso,
     needs_ipv6,
     needs_linux,
+    needs_whole_trains,
     start_reader,
     until,
 )
@@ -134,7 +135,7 @@ def test_max_datagrams_is_a_limit(conn: Conn, peer: PlainPeer) -> None:
     assert_nothing_left(conn)
 
 
-@needs_gso
+@needs_whole_trains
 def test_the_rest_of_a_train_waits_and_is_pending(conn: Conn, peer: PlainPeer) -> None:
     peer.send_train(conn.local_addr(), b"0123456789", 1)
     assert conn.pending == 0
@@ -144,7 +145,7 @@ def test_the_rest_of_a_train_waits_and_is_pending(conn: Conn, peer: PlainPeer) -
     assert conn.pending == 0
 
 
-@needs_gso
+@needs_whole_trains
 def test_what_waits_goes_on_in_whichever_call_comes_next(conn: Conn, peer: PlainPeer) -> None:
     peer.send_train(conn.local_addr(), b"0123456789", 1)
     assert [data for data, _ in conn.recv_batch(2)] == [b"0", b"1"]
@@ -158,7 +159,7 @@ def test_what_waits_goes_on_in_whichever_call_comes_next(conn: Conn, peer: Plain
     assert_nothing_left(conn)
 
 
-@needs_gso
+@needs_whole_trains
 def test_segments_left_of_a_large_train_are_a_train(conn: Conn, peer: PlainPeer) -> None:
     data = bytes(i % 251 for i in range(10 * 1400 + 7))
     peer.send_train(conn.local_addr(), data, 1400)
@@ -179,7 +180,7 @@ def test_recv_segments_tells_single_datagrams_too(conn: Conn, peer: PlainPeer) -
     assert not any(train.truncated for train in trains)
 
 
-@needs_gso
+@needs_whole_trains
 @pytest.mark.parametrize("segment_size", [20, 1400], ids=["copied", "in place"])
 def test_kept_segments_do_not_change(conn: Conn, peer: PlainPeer, segment_size: int) -> None:
     kept: list[Segments] = []
@@ -192,7 +193,7 @@ def test_kept_segments_do_not_change(conn: Conn, peer: PlainPeer, segment_size: 
     assert all(len(train) == 40 for train in kept)
 
 
-@needs_gso
+@needs_whole_trains
 def test_a_view_outlives_the_conn(conn: Conn, peer: PlainPeer) -> None:
     peer.send_train(conn.local_addr(), b"x" * 14000, 1400)
     (train,) = conn.recv_segments()
@@ -281,7 +282,7 @@ def test_stats_count_what_came(conn: Conn, peer: PlainPeer) -> None:
     assert stats.recv_calls >= 1
 
 
-@needs_gso
+@needs_whole_trains
 def test_stats_count_trains_and_their_datagrams(conn: Conn, peer: PlainPeer) -> None:
     peer.send_train(conn.local_addr(), b"0123456789", 1)
     gather(conn, 10, max_datagrams=3)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from batching import _portable
 from batching._kernel import MSG_CTRUNC, MSG_TRUNC, SO_RXQ_OVFL, SOL_UDP, UDP_GRO
-from seam_rig import Rig, needs_gso
+from loopback import needs_whole_trains
+from seam_rig import Rig
 
 IP_PKTINFO = 8  # include/uapi/linux/in.h
 PATIENCE_S = 10.0
@@ -47,7 +48,7 @@ def test_nothing_there_would_block(rig: Rig) -> None:
     assert rig.slots.take() == []
 
 
-@needs_gso
+@needs_whole_trains
 def test_trains_and_empty_datagrams_come_as_they_were_sent(gro: Rig) -> None:
     gro.train(b"aaabbbc", 3)
     gro.send(b"", b"last")
@@ -63,7 +64,7 @@ def test_trains_and_empty_datagrams_come_as_they_were_sent(gro: Rig) -> None:
     assert counters.recv_bytes == 11
 
 
-@needs_gso
+@needs_whole_trains
 def test_the_rest_of_a_train_goes_on_in_whichever_call_is_next(gro: Rig) -> None:
     gro.train(b"aabbccddeef", 2)
     assert gro.slots.attempt(gro.rx) == (6, 0)
@@ -80,7 +81,7 @@ def test_the_rest_of_a_train_goes_on_in_whichever_call_is_next(gro: Rig) -> None
     assert gro.slots.attempt(gro.rx) == (1, 0)
 
 
-@needs_gso
+@needs_whole_trains
 def test_large_segments_are_views_that_later_datagrams_do_not_touch(gro: Rig) -> None:
     gro.train(b"a" * 6000, 1000)
     gro.slots.attempt(gro.rx)
@@ -92,7 +93,7 @@ def test_large_segments_are_views_that_later_datagrams_do_not_touch(gro: Rig) ->
     assert kept.data.readonly
 
 
-@needs_gso
+@needs_whole_trains
 def test_messages_tell_flags_and_control_bytes(gro: Rig) -> None:
     gro.train(b"aaaabbbbcc", 4)
     gro.slots.attempt(gro.rx)
@@ -128,7 +129,7 @@ def test_an_unfit_message_is_named_before_any_is_filled(rig: Rig) -> None:
     assert (good.n, good.addr, rig.slots.pending) == (0, None, 1)
 
 
-@needs_gso
+@needs_whole_trains
 def test_a_train_without_its_size_is_not_delivered(backend: Any) -> None:
     with contextlib.closing(Rig(backend, gro=True, control_size=8)) as rig:
         rig.train(b"aabb", 2)
@@ -140,7 +141,7 @@ def test_a_train_without_its_size_is_not_delivered(backend: Any) -> None:
         assert rig.counters.recv_control_truncated == 2
 
 
-@needs_gso
+@needs_whole_trains
 def test_cut_control_bytes_with_a_size_are_delivered_and_flagged(backend: Any) -> None:
     room = socket.CMSG_SPACE(4)  # UDP_GRO comes first, IP_PKTINFO after
     with contextlib.closing(Rig(backend, gro=True, control_size=room, min_oob=8)) as rig:
@@ -154,7 +155,7 @@ def test_cut_control_bytes_with_a_size_are_delivered_and_flagged(backend: Any) -
         assert rig.counters.recv_control_truncated == 1
 
 
-@needs_gso
+@needs_whole_trains
 def test_control_bytes_that_the_oob_has_no_room_for_are_flagged(backend: Any) -> None:
     with contextlib.closing(Rig(backend, gro=True, min_oob=8)) as rig:
         rig.train(b"aabb", 2)
