@@ -29,6 +29,8 @@ from loopback import (
     start_reader,
 )
 
+pytestmark = pytest.mark.kernel
+
 RECEIVING: dict[str, Callable[[Conn], object]] = {
     "recv_batch": lambda conn: conn.recv_batch(),
     "recv_batch of 1": lambda conn: conn.recv_batch(1),

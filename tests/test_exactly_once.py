@@ -19,7 +19,7 @@ from loopback import (
     needs_room,
 )
 
-pytestmark = needs_room
+pytestmark = [needs_room, pytest.mark.kernel]
 
 N_PEERS = 3
 # Sizes that meet: equal runs make trains, and a limit stands on either side of each.

@@ -17,6 +17,8 @@ import pytest
 from batching import metrics
 from batching.metrics import FrozenDict, Stats, counter, counters, prometheus_collector, track
 
+pytestmark = pytest.mark.kernel
+
 Scrape = Callable[..., float | None]
 
 

@@ -22,6 +22,8 @@ from loopback import (
     run_script,
 )
 
+pytestmark = pytest.mark.kernel
+
 
 def option(conn: Conn, level: int, name: int) -> int:
     with socket.socket(fileno=socket.dup(conn.fileno())) as twin:

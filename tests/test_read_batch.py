@@ -25,6 +25,8 @@ from loopback import (
     until,
 )
 
+pytestmark = pytest.mark.kernel
+
 
 @pytest.fixture
 def conn(conn: Conn) -> Conn:

@@ -18,6 +18,8 @@ import pytest
 from batching.segments import Segments
 from seam_rig import A, B, C, Rig, needs_gso
 
+pytestmark = pytest.mark.kernel
+
 PATIENCE_S = 10.0
 
 

@@ -20,6 +20,8 @@ from batching._kernel import MSG_CTRUNC, MSG_TRUNC, SO_RXQ_OVFL, SOL_UDP, UDP_GR
 from loopback import needs_whole_trains
 from seam_rig import Rig
 
+pytestmark = pytest.mark.kernel
+
 IP_PKTINFO = 8  # include/uapi/linux/in.h
 PATIENCE_S = 10.0
 

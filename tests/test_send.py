@@ -24,6 +24,8 @@ from loopback import (
     start,
 )
 
+pytestmark = pytest.mark.kernel
+
 
 @pytest.fixture
 def other() -> Iterator[PlainPeer]:

@@ -19,6 +19,8 @@ from loopback import (
     needs_room,
 )
 
+pytestmark = pytest.mark.kernel
+
 
 def patterned(n: int) -> bytes:
     return (bytes(range(251)) * (n // 251 + 1))[:n]

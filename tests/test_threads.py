@@ -32,6 +32,8 @@ from loopback import (
     until,
 )
 
+pytestmark = pytest.mark.kernel
+
 T = TypeVar("T")
 
 N_SENDERS = 8

@@ -20,6 +20,8 @@ from loopback import (
     start_reader,
 )
 
+pytestmark = pytest.mark.kernel
+
 
 def past() -> float:
     return time.monotonic() - 1

@@ -29,7 +29,7 @@ from loopback import (
     until,
 )
 
-pytestmark = needs_linux
+pytestmark = [needs_linux, pytest.mark.kernel]
 
 
 def udp(family: int = socket.AF_INET, host: str = HOST) -> socket.socket:

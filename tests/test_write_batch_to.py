@@ -26,6 +26,8 @@ from loopback import (
     needs_room,
 )
 
+pytestmark = pytest.mark.kernel
+
 UNSET = GeneveHeader(protocol=GENEVE_PROTOCOL_WIREGUARD)
 HEADER = GeneveHeader(GENEVE_PROTOCOL_WIREGUARD, VirtualNetworkID(0xABCDEF), control=True)
 LENGTH = GENEVE_FIXED_HEADER_LENGTH
