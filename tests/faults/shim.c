@@ -279,7 +279,7 @@ static int may_receive(int n) {
             return refuse(rule);
         if (rule->code && n > rule->skip - rule->seen)
             n = rule->skip - rule->seen;
-        if (rule->most && rule->most < n) {
+        if (rule->most && rule->most <= n) {
             n = rule->most;
             rule->used++;
         }

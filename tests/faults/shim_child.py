@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import logging
 import socket
 import struct
 import sys
@@ -25,8 +26,8 @@ from batching import (
 HOST = "127.0.0.1"
 SOL_UDP = int(socket.IPPROTO_UDP)
 UDP_SEGMENT = 103  # include/uapi/linux/udp.h
-_MAX_ROUNDS = 300
 _shim = ctypes.CDLL(None)
+_logged: list[logging.LogRecord] = []
 Item = tuple[bytes, int, tuple[str, int]]  # data, segment size, address
 
 
@@ -142,27 +143,28 @@ _READERS: dict[str, Callable[[Conn], list[tuple[bytes, bool]]]] = {
 
 
 def _recv_cell(
-    timeout: float | None, way: str, rules: str, sent: list[Any], expected: int
+    timeout: float | None, way: str, rules: str, sent: list[Any], expected: int, calls: int
 ) -> dict[str, Any]:
     """Receive under ``rules`` what waits in the kernel, until ``expected`` datagrams came."""
     events: list[Any] = []
     n_got = 0
+    _logged.clear()
     with open_conn((HOST, 0)) as conn, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for data, size in sent:
             control = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))] if size else []
             sender.sendmsg([bytes.fromhex(data)], control, 0, conn.local_addr())
         conn.settimeout(timeout)
         _load(rules)
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(calls):
             if n_got >= expected:
                 break
             try:
                 found = _READERS[way](conn)
             except OSError as error:
-                events.append(error.errno)
+                events.append([type(error).__name__, error.errno])
             else:
                 n_got += len(found)
-                events += [[data.hex(), is_cut] for data, is_cut in found]
+                events += [["cut" if is_cut else "whole", data.hex()] for data, is_cut in found]
         used = _used(rules)
         _load("")
         conn.settimeout(0)
@@ -175,6 +177,7 @@ def _recv_cell(
         "control_truncated": stats.recv_control_truncated,
         "truncated": stats.recv_truncated,
         "calls": stats.recv_calls,
+        "logged": len(_logged),
     }
 
 
@@ -226,6 +229,12 @@ def race(way: str, rules: str, shared: int, own: list[int], rounds: int, n: int)
     }
 
 
+class _Recorder(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _logged.append(record)
+
+
 if __name__ == "__main__":
+    logging.getLogger("batching").addHandler(_Recorder())
     jobs: dict[str, Callable[..., Any]] = {"send": send, "receive": receive, "race": race}
     json.dump(jobs[sys.argv[1]](**json.load(sys.stdin)), sys.stdout)
