@@ -166,6 +166,26 @@ def _take_over(pconn: UDPConn | socket.socket, family: int, size: int, name: str
     return conn
 
 
+def is_udp(sock: socket.socket) -> bool:
+    """Tell whether a socket is one of UDP over IPv4 or IPv6."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_DGRAM:
+        return False
+    protocol = sock.getsockopt(socket.SOL_SOCKET, SO_PROTOCOL) if IS_LINUX else sock.proto
+    return protocol in (socket.IPPROTO_UDP, 0)
+
+
+def share_socket(sock: socket.socket) -> Conn:
+    """Return a non-blocking Conn over a UDP socket that its owner goes on to use.
+
+    Either of the two may close it, and the other then must not use it any more.
+    """
+    sock.setblocking(False)
+    conn = Conn(sock, _negotiate(sock, "auto", "auto", None), MAX_MESSAGES, None)
+    if conn.offload.gro:
+        enable_gro(sock)
+    return conn
+
+
 def _has_batches() -> bool:
     # sendmmsg: Linux 3.0; the original too refuses what is older.
     return IS_LINUX and not os.uname().release.startswith("2.")
