@@ -100,6 +100,16 @@ def os_error(errno: int, detail: str = "") -> OSError:
     return OSError(errno, f"{text}: {detail}" if detail else text)
 
 
+def send_error(end: int, sent: int, errors: dict[int, OSError], unsent: Sequence[int]) -> SendError:
+    """Return what a sending call raises that ``end`` ended (0: all was tried)."""
+    kind = {errno.EAGAIN: SendBlocked, errno.ETIMEDOUT: SendTimeout}.get(end, SendError)
+    code = end or errors[min(errors)].errno or 0
+    first = f", {min(errors)}: {errors[min(errors)].strerror}" if errors else ""
+    why = os_error(code).strerror
+    message = f"{why}; {sent} sent, {len(errors)} failed{first}, {len(unsent)} not tried"
+    return kind(code, message, sent, errors, unsent)
+
+
 def timed_out() -> TimeoutError:
     """Return what a call raises when its time is up, with the text of the socket module."""
     return TimeoutError(errno.ETIMEDOUT, "timed out")

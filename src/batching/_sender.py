@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ._backend import WINDOW, Counters, Peer, Peers, SendPlan
-from ._errors import SendBlocked, SendError, SendTimeout, os_error
+from ._errors import SendError, os_error, send_error
 from ._kernel import WOULD_BLOCK
 from ._lessons import Lessons
 from ._waiter import POLLOUT, Waiter
@@ -204,7 +204,7 @@ class Sender:
             sent = sum(plan.datagrams_sent for plan in plans)
             rows = [row for plan in plans for row in plan.report()]
             errors, unsent = _gather(rows, segments, end)
-            raise _send_error(end, sent, errors, unsent)
+            raise send_error(end, sent, errors, unsent)
 
     def _run(
         self, plan: SendPlan, started: float, disabled: list[int] | None, known: int
@@ -263,17 +263,6 @@ class Sender:
         return self._waiter.pause(POLLOUT, started, _PAUSES_S[n_pauses])
 
 
-def _send_error(
-    end: int, sent: int, errors: dict[int, OSError], unsent: Sequence[int]
-) -> SendError:
-    kind = {errno.EAGAIN: SendBlocked, errno.ETIMEDOUT: SendTimeout}.get(end, SendError)
-    code = end or errors[min(errors)].errno or 0
-    first = f", {min(errors)}: {errors[min(errors)].strerror}" if errors else ""
-    why = os_error(code).strerror
-    message = f"{why}; {sent} sent, {len(errors)} failed{first}, {len(unsent)} not tried"
-    return kind(code, message, sent, errors, unsent)
-
-
 def _gather(
     rows: list[tuple[int, int, int, int]], segments: list[Segments] | None, end: int
 ) -> tuple[dict[int, OSError], list[int]]:
@@ -312,4 +301,4 @@ def _part_error(total: int, parts: list[tuple[int, int, int]], end: int) -> Send
         else:
             unsent.extend(range(first, first + n))
     sent = total - len(errors) - len(unsent)
-    return _send_error(end if unsent else 0, sent, errors, unsent)
+    return send_error(end if unsent else 0, sent, errors, unsent)
