@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ._transport import make_transport
+from ._transport import flush, make_transport
 
 __all__ = ["EventLoop", "create_datagram_endpoint", "new_event_loop"]
 
@@ -31,6 +31,14 @@ class EventLoop(asyncio.SelectorEventLoop):
             self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
         made: asyncio.DatagramTransport = make_transport(self, sock, *arguments, **extra)
         return made
+
+    def run_forever(self) -> None:
+        """Run until stopped; what was sent in the last turn has left, too."""
+        try:
+            super().run_forever()
+        finally:
+            for transport in list(self._transports.values()):  # type: ignore[attr-defined]
+                flush(transport)
 
 
 def new_event_loop() -> EventLoop:
@@ -87,7 +95,7 @@ class _LoopView:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self._loop = self.wrapped = loop
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._selector = selectors.SelectSelector()  # an empty one: a transport's repr looks in it
         self._add_reader = loop.add_reader
