@@ -19,7 +19,6 @@ import sys
 import time
 import weakref
 from asyncio import constants, selector_events
-from asyncio.log import logger
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._errors import SendBlocked, SendError
 from ._open import is_udp, share_socket
 from ._transport_plain import PlainTransport, takes_batches
-from ._transport_socket import SocketView
+from ._transport_socket import TransportSocket
 
 if TYPE_CHECKING:
     from ._address import Address
@@ -41,11 +40,11 @@ _MAX_FLUSHED: Final = 1024  # datagrams: a window
 # What follows this soon is of the same turn, or of one so near that waiting for its end
 # costs less than a system call.  To ask the loop would cost every turn a handle.
 _SAME_TURN_NS: Final = 20_000
-_Base: Any = selector_events._SelectorDatagramTransport  # type: ignore[attr-defined]
+_cpython: Final[Any] = selector_events
 _running_loop: Final = asyncio._get_running_loop
 
 
-class DatagramTransport(_Base):  # type: ignore[misc]
+class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[misc]
     """A UDP socket in an event loop; see ``asyncio.DatagramTransport``."""
 
     _conn: Any = None  # a Conn; for __del__, should __init__ fail
@@ -67,7 +66,7 @@ class DatagramTransport(_Base):  # type: ignore[misc]
             conn._descriptor.release()
             raise
         self._conn = conn
-        self._extra["socket"] = SocketView(sock, weakref.WeakMethod(self._flush_here))
+        self._extra["socket"] = TransportSocket(sock, weakref.WeakMethod(self._flush_here))
         self._runs_in = getattr(loop, "wrapped", loop)
         self._is_ipv6 = sock.family == socket.AF_INET6
         self._ready: deque[asyncio.Handle] | None = getattr(loop, "_ready", None)
@@ -172,14 +171,13 @@ class DatagramTransport(_Base):  # type: ignore[misc]
             addr = self._address
         if self._conn_lost and self._address:
             if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
-                logger.warning("socket.send() raised exception.")
+                _cpython.logger.warning("socket.send() raised exception.")
             self._conn_lost += 1
             return
         if not self._buffer:
             if _running_loop() is self._runs_in:
                 if self._is_same_turn() and _is_plain(data) and self._is_numeric(addr):
-                    self._defer(data, addr)
-                    return
+                    return self._defer(data, addr)
                 self._flush()
             elif not self._loop.is_running():  # else another thread, which must not flush
                 self._flush()
@@ -217,14 +215,16 @@ class DatagramTransport(_Base):  # type: ignore[misc]
         """Tell whether a batch sends to it what ``socket.sendto`` would."""
         if self._conn_lost:
             return False
-        if self._extra["peername"]:
-            return True  # it goes there, whatever ``addr`` says
+        if self._extra["peername"]:  # it goes there, whatever ``addr`` says
+            return True
         try:
             self._conn._sender.peers.get(addr)
         except (TypeError, ValueError):
             return False
-        # A socket of IPv6 refuses IPv4's spelling, and heeds the scope in the tuple only.
-        return not self._is_ipv6 or not addr[0] or (":" in addr[0] and "%" not in addr[0])
+        # A socket of IPv6 refuses IPv4's spelling, and heeds the scope in the tuple only;
+        # the empty host is another name of one that may wait, too.
+        host = addr[0]
+        return ":" in host and "%" not in host if self._is_ipv6 else bool(host)
 
     def _defer(self, data: Any, addr: Any) -> None:
         # What waits must not change.
@@ -241,7 +241,7 @@ class DatagramTransport(_Base):  # type: ignore[misc]
         self._flush()
 
     def _flush_here(self) -> None:
-        if self._deferred and _running_loop() is self._runs_in:
+        if _running_loop() is self._runs_in:
             self._flush()
 
     def _flush(self) -> None:
@@ -250,8 +250,8 @@ class DatagramTransport(_Base):  # type: ignore[misc]
             return
         waiting, self._deferred = self._deferred, []
         errors, unsent = self._send_batch(waiting)
-        for data, addr in unsent:
-            self._keep(data, addr)
+        for item in unsent:
+            self._keep(*item)
         if unsent:
             self._loop._add_writer(self._sock_fd, self._sendto_ready)
         self._tell(errors)
@@ -310,6 +310,8 @@ class DatagramTransport(_Base):  # type: ignore[misc]
             window = itertools.islice(self._buffer, _MAX_FLUSHED)
             n = sum(1 for _ in itertools.takewhile(lambda item: self._is_numeric(item[1]), window))
             batch = [self._buffer.popleft() for _ in range(max(n, 1))]
+            if self._extra["peername"]:
+                batch = [(data, None) for data, _ in batch]
             self._buffer_size -= sum(len(data) + _HEADER for data, _ in batch)
             errors, unsent = self._send_batch(batch)
             self._buffer.extendleft(reversed(unsent))

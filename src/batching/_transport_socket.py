@@ -1,4 +1,4 @@
-"""SocketView: what get_extra_info("socket") gives."""
+"""TransportSocket: what get_extra_info("socket") gives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class SocketView(trsock.TransportSocket):
+class TransportSocket(trsock.TransportSocket):
     """A transport's socket, whose options hold for what is sent from then on, and no earlier."""
 
     __slots__ = ("_flush",)

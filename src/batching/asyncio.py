@@ -7,9 +7,11 @@ program that knows nothing of batching move batches.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import selectors
 import socket
 import sys
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -98,10 +100,15 @@ class _LoopView:
         self._loop = self.wrapped = loop
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._selector = selectors.SelectSelector()  # an empty one: a transport's repr looks in it
-        self._add_reader = loop.add_reader
         self._remove_reader = loop.remove_reader
         self._add_writer = loop.add_writer
         self._remove_writer = loop.remove_writer
+
+    def _add_reader(self, fd: int, callback: Any, *arguments: Any) -> Any:
+        """Return what has the context that the callback runs in, each time the same."""
+        context = contextvars.copy_context()
+        self._loop.add_reader(fd, context.run, callback, *arguments)
+        return types.SimpleNamespace(_context=context)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
