@@ -104,6 +104,8 @@ class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[mi
         except OSError as exc:
             if self._conn.pending:  # the kernel knows nothing of it
                 self._go_on_soon()
+            if self._loop is not self._runs_in:
+                self._loop.call_soon(self._renew)
             self._protocol.error_received(exc)
             return
         except (SystemExit, KeyboardInterrupt):
@@ -113,6 +115,12 @@ class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[mi
             return
         self._burst = iter(batch)
         self._deliver(self._burst)
+
+    def _renew(self) -> None:
+        if not self._conn_lost:
+            reader = None if self._paused or self._closing else self._read_ready
+            writer = self._sendto_ready if self._buffer else None
+            self._loop.renew(self._sock_fd, reader, writer)
 
     def _go_on_soon(self) -> None:
         if not self._is_going_on:

@@ -110,6 +110,16 @@ class _LoopView:
         self._loop.add_reader(fd, context.run, callback, *arguments)
         return types.SimpleNamespace(_context=context)
 
+    def renew(self, fd: int, reader: Any, writer: Any) -> None:
+        """Wait for a socket again: uvloop gives up waiting for one that has an error pending."""
+        for callback, remove, add in (
+            (reader, self._remove_reader, self._add_reader),
+            (writer, self._remove_writer, self._add_writer),
+        ):
+            if callback is not None:
+                remove(fd)
+                add(fd, callback)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
