@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._errors import SendBlocked, SendError
 from ._open import is_udp, share_socket
-from ._transport_plain import PlainTransport, takes_batches
+from ._transport_plain import PlainTransport, is_contiguous
 from ._transport_socket import TransportSocket
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _cpython: Final[Any] = selector_events
 _running_loop: Final = asyncio._get_running_loop
 
 
-class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[misc]
+class DatagramTransport(PlainTransport):
     """A UDP socket in an event loop; see ``asyncio.DatagramTransport``."""
 
     _conn: Any = None  # a Conn; for __del__, should __init__ fail
@@ -78,10 +78,6 @@ class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[mi
         self._sent_at = 0  # time.perf_counter_ns()
         self._is_flush_due = False
 
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        super().set_protocol(protocol)
-        self._takes_batches = takes_batches(protocol)
-
     # Receiving
 
     def _add_reader(self, fd: int, callback: Any, *arguments: Any) -> None:
@@ -100,12 +96,12 @@ class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[mi
         try:
             batch = self._conn.recv_batch()
         except (BlockingIOError, InterruptedError):
+            self._renew_soon()
             return
         except OSError as exc:
             if self._conn.pending:  # the kernel knows nothing of it
                 self._go_on_soon()
-            if self._loop is not self._runs_in:
-                self._loop.call_soon(self._renew)
+            self._renew_soon()
             self._protocol.error_received(exc)
             return
         except (SystemExit, KeyboardInterrupt):
@@ -115,6 +111,10 @@ class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[mi
             return
         self._burst = iter(batch)
         self._deliver(self._burst)
+
+    def _renew_soon(self) -> None:
+        if self._loop is not self._runs_in:
+            self._loop.call_soon(self._renew)
 
     def _renew(self) -> None:
         if not self._conn_lost:
@@ -172,7 +172,7 @@ class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[mi
                 f"data argument must be a bytes-like object, not {type(data).__name__!r}"
             )
         if not _SENDS_EMPTY and not data:
-            return
+            return None
         if self._address:
             if addr not in (None, self._address):
                 raise ValueError(f"Invalid address: must be None or {self._address}")
@@ -181,16 +181,16 @@ class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[mi
             if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
                 _cpython.logger.warning("socket.send() raised exception.")
             self._conn_lost += 1
-            return
+            return None
         if not self._buffer:
             if _running_loop() is self._runs_in:
-                if self._is_same_turn() and _is_plain(data) and self._is_numeric(addr):
+                if self._is_same_turn() and is_contiguous(data) and self._is_numeric(addr):
                     return self._defer(data, addr)
                 self._flush()
             elif not self._loop.is_running():  # else another thread, which must not flush
                 self._flush()
         if not self._buffer and self._send_now(data, addr):
-            return
+            return None
         self._keep(bytes(data), addr)
         self._maybe_pause_protocol()
 
@@ -296,18 +296,13 @@ class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[mi
             self._loop._add_writer(self._sock_fd, self._sendto_ready)
             return False
         except OSError as exc:
+            self._renew_soon()
             self._protocol.error_received(exc)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:  # noqa: BLE001 - as CPython's own
             self._fatal_error(exc, "Fatal write error on datagram transport")
         return True
-
-    def _send_plainly(self, data: Any, addr: Any) -> None:
-        if self._extra["peername"]:
-            self._sock.send(data)
-        else:
-            self._sock.sendto(data, addr)
 
     def _keep(self, data: bytes, addr: Any) -> None:
         self._buffer.append((data, addr))
@@ -336,6 +331,8 @@ class DatagramTransport(_cpython._SelectorDatagramTransport):  # type: ignore[mi
                 self._call_connection_lost(None)
 
     def _tell(self, errors: list[OSError]) -> None:
+        if errors:
+            self._renew_soon()
         for exc in errors:
             if self._conn_lost:  # aborted by what it was told
                 return
@@ -384,14 +381,6 @@ def flush(transport: object) -> None:
     """Send what a transport of ours keeps for the end of the turn."""
     if isinstance(transport, DatagramTransport):
         transport._flush()
-
-
-def _is_plain(data: bytes | bytearray | memoryview) -> bool:
-    """Tell whether ``socket.send`` would take it."""
-    try:
-        return not isinstance(data, memoryview) or data.c_contiguous
-    except ValueError:  # released
-        return False
 
 
 # These of ours are no reason to end a burst of another.

@@ -27,6 +27,12 @@ class PlainTransport(_Base):  # type: ignore[misc]
         size: int = self._buffer_size
         return size
 
+    def _send_plainly(self, data: Any, addr: Any) -> None:
+        if self._extra["peername"]:
+            self._sock.send(data)
+        else:
+            self._sock.sendto(data, addr)
+
     def _read_ready(self) -> None:
         if not self._takes_batches:
             super()._read_ready()
@@ -39,3 +45,11 @@ class PlainTransport(_Base):  # type: ignore[misc]
                 self._protocol.error_received(exc)
                 return
             self._protocol.datagrams_received([datagram])
+
+
+def is_contiguous(data: bytes | bytearray | memoryview) -> bool:
+    """Tell whether ``socket.send`` would take it."""
+    try:
+        return not isinstance(data, memoryview) or data.c_contiguous
+    except ValueError:  # released
+        return False

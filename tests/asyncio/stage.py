@@ -124,10 +124,10 @@ class Stage:
 
     async def endpoint(self, name: str, **options: Any) -> Endpoint:
         """Open an endpoint, on a free port of loopback unless ``options`` say else."""
-        hooks = {key: options.pop(key) for key in list(options) if hasattr(Endpoint, key)}
+        kind = options.pop("kind", Endpoint)
+        hooks = {key: options.pop(key) for key in list(options) if hasattr(kind, key)}
         if not {"local_addr", "remote_addr", "sock"} & set(options):
             options["local_addr"] = (HOST, 0)
-        kind = options.pop("kind", Endpoint)
         made = kind(self, name, hooks)
         transport, _ = await self.world.create(lambda: made, **options)
         self._stack.push_async_callback(self._close, made)

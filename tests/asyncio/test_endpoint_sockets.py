@@ -8,7 +8,6 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
