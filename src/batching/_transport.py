@@ -172,7 +172,7 @@ class DatagramTransport(PlainTransport):
                 f"data argument must be a bytes-like object, not {type(data).__name__!r}"
             )
         if not _SENDS_EMPTY and not data:
-            return None
+            return
         if self._address:
             if addr not in (None, self._address):
                 raise ValueError(f"Invalid address: must be None or {self._address}")
@@ -181,16 +181,17 @@ class DatagramTransport(PlainTransport):
             if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
                 _cpython.logger.warning("socket.send() raised exception.")
             self._conn_lost += 1
-            return None
+            return
         if not self._buffer:
             if _running_loop() is self._runs_in:
                 if self._is_same_turn() and is_contiguous(data) and self._is_numeric(addr):
-                    return self._defer(data, addr)
+                    self._defer(data, addr)
+                    return
                 self._flush()
             elif not self._loop.is_running():  # else another thread, which must not flush
                 self._flush()
         if not self._buffer and self._send_now(data, addr):
-            return None
+            return
         self._keep(bytes(data), addr)
         self._maybe_pause_protocol()
 

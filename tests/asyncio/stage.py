@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import zip_longest
@@ -62,6 +63,10 @@ if uvloop is not None:
     UVLOOP: Final = World("uvloop", uvloop.new_event_loop, is_ours=True)
     OURS.append(UVLOOP)
 
+# What CPython mended in 3.13.6: bytes that were sent go on counting as buffered.
+needs_exact_sizes: Final = pytest.mark.skipif(
+    (3, 13) <= sys.version_info < (3, 13, 6), reason="stock's write buffer leaks here"
+)
 each_world: Final = pytest.mark.parametrize("world", OURS, ids=repr)
 each_asyncio_world: Final = pytest.mark.parametrize("world", [LOOP, ENDPOINT], ids=repr)
 
@@ -128,7 +133,7 @@ class Stage:
         hooks = {key: options.pop(key) for key in list(options) if hasattr(kind, key)}
         if not {"local_addr", "remote_addr", "sock"} & set(options):
             options["local_addr"] = (HOST, 0)
-        made = kind(self, name, hooks)
+        made: Endpoint = kind(self, name, hooks)
         transport, _ = await self.world.create(lambda: made, **options)
         self._stack.push_async_callback(self._close, made)
         self.name_port(transport.get_extra_info("sockname"), name)
@@ -221,7 +226,7 @@ async def _play(world: World, scenario: Scenario) -> Notes:
         await scenario(stage)
         stage.drain()
         notes = stage.notes
-    return notes  # with what closing added
+    return notes  # noqa: RET504 - with what closing adds
 
 
 def play(world: World, scenario: Scenario, *, debug: bool = False) -> Notes:

@@ -22,7 +22,11 @@ from batching.asyncio import EventLoop
 pytestmark = pytest.mark.filterwarnings("default")  # of CPython's tests, not of ours
 
 try:
-    from test.test_asyncio import test_base_events, test_events, test_selector_events
+    from test.test_asyncio import (  # type: ignore[import-not-found]
+        test_base_events,
+        test_events,
+        test_selector_events,
+    )
 except ImportError:
     pytest.skip("this interpreter came without its test package", allow_module_level=True)
 
@@ -107,11 +111,12 @@ SELECTORS = ["EpollSelector", "PollSelector", "SelectSelector"]
 @pytest.mark.parametrize("selector", SELECTORS)
 @pytest.mark.parametrize("name", names_of(CASES["real"], "datagram"))
 def test_endpoint_with_a_real_socket(name: str, selector: str) -> None:
-    kind = getattr(selectors, selector, None)
+    case: Any = CASES["real"]
+    kind: Any = getattr(selectors, selector, None)
     if kind is None:
         pytest.skip(f"no {selector} here")
 
-    class OnOurs(CASES["real"]):  # type: ignore[misc]
+    class OnOurs(case):  # type: ignore[misc, valid-type]
         def create_event_loop(self) -> asyncio.AbstractEventLoop:
             return EventLoop(kind())
 

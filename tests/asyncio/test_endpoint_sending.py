@@ -157,7 +157,7 @@ async def empty_datagrams_are_as_the_version_has_them(stage: Stage) -> None:
         a.call("sendto", data, to)
     a.call("sendto", b"last", to)
     await stage.collect(3)
-    await stage.until(lambda: stage.notes["sink"][-1][0] == b"last" or stage.drain())
+    assert stage.notes["sink"][2:3]
 
 
 @scenarios
@@ -233,10 +233,9 @@ async def check_addresses(stage: Stage, *addresses: Any, **options: Any) -> None
     """Send to each, alone and behind another, each from an endpoint of its own."""
     host = options["local_addr"][0] if "local_addr" in options else HOST
     to = stage.sink(host=host).address
-    for i, addr in enumerate(addresses):
-        addr = (
-            (addr[0], to[1], *addr[2:]) if isinstance(addr, tuple) and addr[1:2] == (0,) else addr
-        )
+    for i, given in enumerate(addresses):
+        is_open = isinstance(given, tuple) and given[1:2] == (0,)
+        addr = (given[0], to[1], *given[2:]) if is_open else given
         a = await stage.endpoint(f"a{i}", **options)
         for _ in range(2):
             a.call("sendto", b"to it", addr)
@@ -245,7 +244,7 @@ async def check_addresses(stage: Stage, *addresses: Any, **options: Any) -> None
         a.call("sendto", b"after", to)
         a.call("is_closing")
         a.transport.close()
-        await stage.until(lambda a=a: a.is_lost)
+        await stage.until(lambda a=a: a.is_lost)  # type: ignore[misc]
 
 
 @scenarios
@@ -298,4 +297,4 @@ async def extra_info(stage: Stage) -> None:
         sock = each.transport.get_extra_info("socket")
         stage.note(each.name, repr(sock), int(sock.family), int(sock.type), sock.getsockname())
         for method in ("close", "send", "recv", "settimeout"):
-            stage.call(each.name, method, lambda m=method, s=sock: getattr(s, m)(5))  # type: ignore[misc]
+            stage.call(each.name, method, lambda m=method, s=sock: getattr(s, m)(5))

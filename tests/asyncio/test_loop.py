@@ -107,10 +107,14 @@ def test_what_main_sent_last_leaves(world: World, peer: PlainPeer) -> None:
     loop.run_until_complete(main())
     loop.close()
     assert peer.collect(5) == SENT
+    del loop
     with pytest.warns(ResourceWarning, match="unclosed transport"):
-        kept.clear()
-        del loop
-        gc.collect()
+        forget(kept)
+
+
+def forget(kept: list[Any]) -> None:
+    kept.clear()
+    gc.collect()
 
 
 async def talk(stage: Stage) -> None:
