@@ -116,7 +116,7 @@ def test_endpoint_with_a_real_socket(name: str, selector: str) -> None:
     if kind is None:
         pytest.skip(f"no {selector} here")
 
-    class OnOurs(case):  # type: ignore[misc, valid-type]
+    class OnOurs(case):  # type: ignore[misc]
         def create_event_loop(self) -> asyncio.AbstractEventLoop:
             return EventLoop(kind())
 
