@@ -24,7 +24,7 @@ FILES = sorted(
 LAYERS = (
     ("cli", "__main__"),
     ("asyncio", "anyio"),
-    ("_transport",),
+    ("_transport*",),
     ("_conn*", "_open"),
     ("_sender*", "_receiver*", "packetconn"),
     ("_waiter*", "_errqueue", "_lessons", "_routes"),

@@ -7,14 +7,16 @@ program that knows nothing of batching move batches.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import selectors
 import socket
 import sys
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ._transport import make_transport
+from ._transport import flush, make_transport
 
 __all__ = ["EventLoop", "create_datagram_endpoint", "new_event_loop"]
 
@@ -31,6 +33,14 @@ class EventLoop(asyncio.SelectorEventLoop):
             self._ensure_fd_no_transport(sock)  # type: ignore[attr-defined]
         made: asyncio.DatagramTransport = make_transport(self, sock, *arguments, **extra)
         return made
+
+    def run_forever(self) -> None:
+        """Run until stopped; what was sent in the last turn has left, too."""
+        try:
+            super().run_forever()
+        finally:
+            for transport in list(self._transports.values()):  # type: ignore[attr-defined]
+                flush(transport)
 
 
 def new_event_loop() -> EventLoop:
@@ -87,13 +97,28 @@ class _LoopView:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self._loop = self.wrapped = loop
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._selector = selectors.SelectSelector()  # an empty one: a transport's repr looks in it
-        self._add_reader = loop.add_reader
         self._remove_reader = loop.remove_reader
         self._add_writer = loop.add_writer
         self._remove_writer = loop.remove_writer
+
+    def _add_reader(self, fd: int, callback: Any, *arguments: Any) -> Any:
+        """Return what has the context that the callback runs in, each time the same."""
+        context = contextvars.copy_context()
+        self._loop.add_reader(fd, context.run, callback, *arguments)
+        return types.SimpleNamespace(_context=context)
+
+    def renew(self, fd: int, reader: Any, writer: Any) -> None:
+        """Wait for a socket again: uvloop gives up waiting for one that has an error pending."""
+        for callback, remove, add in (
+            (reader, self._remove_reader, self._add_reader),
+            (writer, self._remove_writer, self._add_writer),
+        ):
+            if callback is not None:
+                remove(fd)
+                add(fd, callback)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
