@@ -134,6 +134,7 @@ class NoChecksums(Path):
         self.net.left.run("ethtool", "-K", "v0", "tx", "on")
 
 
+REASONS: Final[dict[type[Path], str]] = {}  # why a kind is skipped, once it was tried
 KINDS: Final = {"ipsec": Ipsec, "tx off": NoChecksums}
 
 
@@ -147,13 +148,25 @@ def net() -> Iterator[Link]:
 
 def spoilt(path: Path) -> Path:
     """Spoil it, or skip the test where the kernel does not let itself be spoilt."""
+    kind = type(path)
+    if kind not in REASONS:
+        REASONS[kind] = why_not(path)
+    if REASONS[kind]:
+        pytest.skip(REASONS[kind])
+    path.spoil()
+    return path
+
+
+def why_not(path: Path) -> str:
+    """Tell why this kernel does not refuse trains to it, if so."""
     try:
         path.spoil()
-    except AssertionError as error:
-        pytest.skip(f"no IPsec here: {str(error).strip().splitlines()[-1]}")
+    except AssertionError:
+        return "needs ESP and AES-GCM in the kernel"
     if not path.refuses_trains():
-        pytest.skip("this kernel takes trains here: up to Linux 6.10 it does not")
-    return path
+        return "this kernel takes trains here: up to Linux 6.10 it does not"
+    path.mend()
+    return ""
 
 
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
@@ -168,6 +181,8 @@ def kind(request: pytest.FixtureRequest) -> type[Path]:
 
 @pytest.fixture
 def path(kind: type[Path], version: int, net: Link) -> Iterator[Path]:
+    if REASONS.get(kind):  # quickly
+        pytest.skip(REASONS[kind])
     with contextlib.closing(kind(net, version)) as path:
         yield spoilt(path)
 
