@@ -90,6 +90,7 @@ def run_tests(kernel: str, backend: str, arguments: list[str]) -> Result:
         "BATCHING_BACKEND": backend,
         "BATCHING_TEST_PATIENCE": str(PATIENCE_S),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
     }
     try:
         tree = debian.fetch(kernel, CACHE)
