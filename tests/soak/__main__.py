@@ -6,10 +6,17 @@ Ends with 0 when all was in order, 1 when something was found, 2 for wrong argum
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import itertools
+import pathlib
 import random
+import signal
 import sys
+import tempfile
 import time
+
+from shim import build
 
 from . import plan
 from .path import Path
@@ -18,8 +25,17 @@ from .progress import Progress
 from .run import Run, SoakError
 from .sabotage import KINDS
 
-_BACKENDS = ("native", "portable")
+_BACKENDS = {"native": "batching._mmsg", "portable": "batching._portable"}
 _FAULTS = (*plan.OF_ENDS, *plan.OF_NETWORK, *plan.OF_LINK)
+
+
+def _available() -> list[str]:
+    found = []
+    for name, module in _BACKENDS.items():
+        with contextlib.suppress(ImportError):  # not built
+            importlib.import_module(module)
+            found.append(name)
+    return found
 
 
 def _arguments() -> argparse.Namespace:
@@ -28,7 +44,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=0, help="end after so many (0: by the time)")
     parser.add_argument("--first", type=int, default=0, help="begin with this round")
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--backends", default=",".join(_BACKENDS))
+    parser.add_argument("--backends", default=",".join(_available()))
     parser.add_argument("--faults", default="", help=f"only these, of {', '.join(_FAULTS)}")
     parser.add_argument("--loopback", action="store_true", help="make no network namespaces")
     parser.add_argument(
@@ -55,21 +71,35 @@ def _path(arguments: argparse.Namespace) -> Path | None:
         return None
 
 
+def _shim(folder: str) -> str:
+    try:
+        return str(build(pathlib.Path(folder)))
+    except FileNotFoundError as error:
+        print(f"No errnos are injected: {error}.")
+        return ""
+
+
 def main() -> int:
     """Run the soak; return the exit status."""
-    arguments = _arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to tidy up then too
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        return _soak(_arguments(), _shim(folder))
+
+
+def _soak(arguments: argparse.Namespace, shim: str) -> int:
     seed = random.SystemRandom().randrange(1 << 32) if arguments.seed is None else arguments.seed
     path = _path(arguments)
     options = Options(
         seed=seed,
         backends=tuple(arguments.backends.split(",")),
         has_namespaces=path is not None,
+        has_shim=bool(shim),
         sabotage=arguments.sabotage,
         only=tuple(filter(None, arguments.faults.split(","))),
     )
     progress = Progress(arguments.minutes * 60)
     progress.say(f"SEED={seed}, back ends {arguments.backends}")
-    run = Run(options, path, progress.tick)
+    run = Run(options, path, shim, progress.tick)
     end = time.monotonic() + arguments.minutes * 60
     try:
         for number in itertools.count(arguments.first):

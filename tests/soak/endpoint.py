@@ -17,6 +17,7 @@ from typing import Any, Final
 from batching import Conn, open_conn, try_upgrade_to_conn
 from batching._kernel import SO_RCVBUFFORCE, SO_SNDBUFFORCE
 
+from . import inject
 from .ledger import Ledger
 from .plan import Plan
 from .reader import Reader
@@ -176,6 +177,8 @@ class Endpoint:
         ]
         if self.plan.of_side(self.side, "reopen") and not self.life:
             jobs.append(self._reopen_at_times)
+        if self.plan.of_side(self.side, "errno") and not self.life:
+            jobs.append(self._inject)
         threads = [threading.Thread(target=self._guarded, args=(job,)) for job in jobs]
         for thread in threads:
             thread.start()
@@ -238,6 +241,18 @@ class Endpoint:
             self._stopping.wait(fault.value % 50 / 1000)
             self.sockets[index].reopen()
             self._say("gap", flows=self._gap(lows))
+
+    def _inject(self) -> None:
+        choose = self.plan.random("errno", self.side)
+        (fault,) = self.plan.of_side(self.side, "errno")
+        try:
+            self._stopping.wait(fault.start_s)
+            while time.monotonic() < self._started + fault.stop_s:
+                inject.load(inject.rules(choose))
+                if self._stopping.wait(0.1):
+                    return
+        finally:
+            inject.load("")
 
     def _lows(self, conn: int) -> dict[int, int]:
         """Return the last tx that was received, by flow to one Conn."""

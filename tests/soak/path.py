@@ -185,6 +185,12 @@ def _counters() -> dict[str, int]:
     return found
 
 
+def counted(delta: Counter[str]) -> Counter[str]:
+    """Return those of the counters that tell of losses, as far as they have counted any."""
+    names = (*_LOSSES, *_OTHER_LOSSES, "device drops")
+    return Counter({name: delta[name] for name in names if delta[name]})
+
+
 def socket_drops(delta: Counter[str]) -> int:
     """Return how many packets found no room in a socket's queue."""
     return sum(delta[name] for name in _LOSSES)

@@ -19,7 +19,7 @@ RECEIVING: Final = ("all", "limit", "segments", "messages")
 _PORTS: Final = range(20000, 60000, 8)
 
 # Where each kind of fault may befall a round.  Of an endpoint, then of the network.
-OF_ENDS: Final = ("reopen", "kill", "fork", "signal", "interrupt", "overflow", "full")
+OF_ENDS: Final = ("reopen", "kill", "fork", "signal", "interrupt", "overflow", "full", "errno")
 OF_NETWORK: Final = ("refuse", "silence")
 OF_LINK: Final = ("mtu", "route", "down", "slow", "queue")
 SILENT: Final = ("silence", "down", "queue")  # loses from its start to its stop, and tells nobody
@@ -35,6 +35,7 @@ class Options:
     has_namespaces: bool = True
     sabotage: str = ""
     only: tuple[str, ...] = ()  # kinds of faults; () for all
+    has_shim: bool = True  # tests/faults/shim.c is there to inject errnos
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def make(options: Options, number: int) -> Plan:
     is_connected = choose.random() < 0.3
     n_conns = choose.randint(1, MAX_CONNS)
     wildcard = choose.choice(((True, True), (True, False), (False, True)))
-    active_s = 0.7 if is_plain else choose.uniform(0.8, 2.0)
+    active_s = 0.5 if is_plain else choose.uniform(0.8, 2.0)
     faults = () if is_plain else _faults(choose, options, path, active_s)
     ends = tuple(
         _end(
@@ -176,6 +177,8 @@ def _faults(
         possible += OF_NETWORK
     if path == "veth":
         possible += [*OF_LINK, "mtu", "route"]  # twice as often: that is where much is learnt
+    if not options.has_shim:
+        possible.remove("errno")
     if options.only:
         possible = [kind for kind in possible if kind in options.only]
     n = choose.choice((0, 1, 1, 1, 2, 2, 3))
@@ -184,6 +187,8 @@ def _faults(
         kinds -= {"reopen", "fork", "interrupt"}  # it would be told by nobody what they cost
     if "slow" in kinds:
         kinds -= {"queue"}
+    if "errno" in kinds:
+        kinds -= {"fork"}  # a child would inherit the shim's lock as it happens to be
     found = []
     for kind in sorted(kinds):
         side = choose.randrange(2)

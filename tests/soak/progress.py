@@ -100,6 +100,7 @@ def _sentences(totals: Totals, elapsed_s: float, peak_rss: int) -> list[str]:
         f"{totals.transmissions:,} transmissions, acknowledgements too.",
         f"{totals.received:,} of them received.",
         f"{totals.lost.total():,} of them lost, all explained.",
+        f"The kernel counted: {_spell(totals.kernel)}.",
         f"Errors told by sending calls (datagrams): {_spell(totals.errors)}.",
         f"Errors told to readers: {totals.told:,}.",
         f"Lessons (gso_fallbacks): {_spell(totals.fallbacks)}.",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .ledger import Ledger
-from .path import Path
+from .path import Path, counted
 from .plan import OF_LINK, OF_NETWORK, SILENT, WHOLE_ROUND, Fault, Options, Plan, make
 from .verdict import Gap, Verdict, judge
 from .wire import N_FLOWS, Flow
@@ -46,6 +46,7 @@ class Totals:
     lost: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
+    kernel: Counter[str] = field(default_factory=Counter)  # what it counted as lost
     by_fault: dict[str, Counter[str]] = field(default_factory=dict)
     by_backend: dict[str, Counter[str]] = field(default_factory=dict)
     growth: dict[str, int] = field(default_factory=dict)  # bytes, by worker, at the last look
@@ -54,14 +55,17 @@ class Totals:
 class Run:
     """One soak: workers, the network, and what they came to."""
 
-    def __init__(self, options: Options, path: Path | None, tick: Callable[[Run], None]) -> None:
+    def __init__(
+        self, options: Options, path: Path | None, shim: str, tick: Callable[[Run], None]
+    ) -> None:
         self.options = options
         self.totals = Totals()
         self.ledger = Ledger.new()
         self.plan: Plan | None = None
-        self._path = path
+        self.path = path
+        self._shim = shim
         self._tick = tick
-        self._workers: dict[tuple[str, int], Worker] = {}
+        self._workers: dict[tuple[str, int, str], Worker] = {}
 
     def close(self) -> None:
         for worker in self._workers.values():
@@ -87,8 +91,8 @@ class Run:
         except (WorkerError, OSError, AssertionError) as error:
             raise SoakError(self._dump(plan, f"{type(error).__name__}: {error}")) from error
         finally:
-            if self._path:
-                self._path.end(plan)
+            if self.path:
+                self.path.end(plan)
 
     def _dump(self, plan: Plan, what: str) -> str:
         rows = []
@@ -100,24 +104,20 @@ class Run:
             )
         return "\n".join((f"{plan.name}: {what}", str(plan), "The ledger:", *rows))
 
-    def worker(self, backend: str, side: int) -> Worker:
-        key = backend, side
+    def worker(self, backend: str, side: int, *, with_shim: bool) -> Worker:
+        key = backend, side, self._shim if with_shim else ""
         if key not in self._workers:
-            self._workers[key] = Worker(backend, side, self.options, (self.ledger.fd,))
+            self._workers[key] = Worker(backend, side, self.options, self.ledger.fd, key[2])
         return self._workers[key]
 
     def replace(self, dead: Worker) -> Worker:
         """Let a worker die, and return a new one for its side."""
         dead.kill()
-        del self._workers[dead.backend, dead.side]
-        return self.worker(dead.backend, dead.side)
+        del self._workers[dead.backend, dead.side, dead.preload]
+        return self.worker(dead.backend, dead.side, with_shim=bool(dead.preload))
 
     def pulse(self) -> None:
         self._tick(self)
-
-    @property
-    def path(self) -> Path | None:
-        return self._path
 
 
 class _Round:
@@ -125,7 +125,10 @@ class _Round:
 
     def __init__(self, run: Run, plan: Plan) -> None:
         self._run, self._plan, self._path = run, plan, run.path
-        self._workers = [run.worker(end.backend, side) for side, end in enumerate(plan.ends)]
+        self._workers = [
+            run.worker(end.backend, side, with_shim=bool(plan.of_side(side, "errno")))
+            for side, end in enumerate(plan.ends)
+        ]
         self._finished = [False, False]
         self._gaps: list[Gap] = []
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -153,6 +156,7 @@ class _Round:
         if self._path and before is not None:
             kernel = self._path.losses()
             kernel.subtract(before)
+            self._run.totals.kernel.update(counted(kernel))
         drops = sum(report["stats"].get("recv_queue_drops", 0) for report in reports)
         verdict = judge(plan, ledger, self._gaps, kernel, drops)
         self._add(verdict, reports, drops)
@@ -326,7 +330,7 @@ class _Round:
         for worker in self._workers:
             worker.n_rounds += 1
             rss, fds = worker.rss(), worker.fds()
-            name = f"{worker.backend}, side {worker.side}"
+            name = f"{worker.backend}{' with shim' * bool(worker.preload)}, side {worker.side}"
             if worker.n_rounds == 1:
                 worker.warm_fds = fds
             elif fds != worker.warm_fds:

@@ -11,7 +11,7 @@ from .plan import Plan
 from .wire import HEADER
 
 KINDS: Final = ("lose", "double", "swap", "corrupt")
-_EVERY: Final = 20  # calls
+_EVERY: Final = 2  # calls that it can be done to
 _Pairs = list[tuple[Any, Any]]
 
 
@@ -35,27 +35,33 @@ class _Saboteur:
 
     def send_batch(self, datagrams: Iterable[tuple[Any, Any]]) -> int:
         pairs = list(datagrams)
-        self._n_calls += 1
-        is_due = self._n_calls % _EVERY == 0 and all(data for data, _ in pairs)
-        self._conn.send_batch(self._harm(pairs) if is_due else pairs)
+        harmed = self._harm([pair for pair in pairs if pair[0]])
+        self._n_calls += harmed is not None
+        is_due = harmed is not None and self._n_calls % _EVERY == 0
+        self._conn.send_batch(harmed if harmed and is_due else pairs)
         return len(pairs)
 
 
-def _lose(pairs: _Pairs) -> _Pairs:
-    return pairs[1:]
+# Each takes datagrams that are not empty, and returns None where it can do no harm.
 
 
-def _double(pairs: _Pairs) -> _Pairs:
-    return [pairs[0], *pairs]
+def _lose(pairs: _Pairs) -> _Pairs | None:
+    return pairs[1:] if len(pairs) > 1 else None
 
 
-def _swap(pairs: _Pairs) -> _Pairs:
+def _double(pairs: _Pairs) -> _Pairs | None:
+    return [pairs[0], *pairs] if pairs else None
+
+
+def _swap(pairs: _Pairs) -> _Pairs | None:
     if len(pairs) < 2 or pairs[0][1] != pairs[1][1]:
-        return pairs
+        return None
     return [pairs[1], pairs[0], *pairs[2:]]
 
 
-def _corrupt(pairs: _Pairs) -> _Pairs:
+def _corrupt(pairs: _Pairs) -> _Pairs | None:
+    if not pairs:
+        return None
     data = bytearray(pairs[0][0])
     data[HEADER - 1 if len(data) <= HEADER else -1] ^= 0x10
     return [(data, pairs[0][1]), *pairs[1:]]

@@ -234,9 +234,9 @@ def _trains(items: list[Item], choose: random.Random) -> Iterable[list[Item]]:
 
 def _parts(items: list[Item], longest: int) -> Iterable[list[Item]]:
     """Group items by destination, in parts that write_batch_to takes."""
-    by_destination: dict[Address | None, list[Item]] = {}
-    for item in items:
-        by_destination.setdefault(item.to, []).append(item)
+    by_destination: dict[int, list[Item]] = {}
+    for item in items:  # not by address: one may be spelled in two ways
+        by_destination.setdefault(item.flow, []).append(item)
     for group in by_destination.values():
         for start in range(0, len(group), longest):
             yield group[start : start + longest]

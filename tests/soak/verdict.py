@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .ledger import REFUSED, SENT, SENT_IN_SILENCE, UNKNOWN, UNSENT, Ledger
-from .path import other_drops, socket_drops
+from .path import counted, other_drops, socket_drops
 from .plan import Plan
 from .wire import Flow
 
@@ -51,11 +51,11 @@ def judge(
     allowed: dict[int, list[Gap]] = {}
     for gap in gaps:
         allowed.setdefault(gap[0], []).append(gap)
-    counted: Counter[int] = Counter()  # losses that counters have to explain, by receiving side
+    to_explain: Counter[int] = Counter()  # losses that counters have to explain, by receiving side
     for flow in ledger.flows():
-        counted[1 - flow.side] += _judge_flow(flow, ledger, allowed.get(flow.id, []), verdict)
-    _judge_empties(plan, ledger, allowed, counted, verdict)
-    _judge_counters(plan, counted, kernel, drops, verdict)
+        to_explain[1 - flow.side] += _judge_flow(flow, ledger, allowed.get(flow.id, []), verdict)
+    _judge_empties(plan, ledger, allowed, to_explain, verdict)
+    _judge_counters(plan, to_explain, kernel, drops, verdict)
     return verdict
 
 
@@ -84,7 +84,7 @@ def _judge_empties(
     plan: Plan,
     ledger: Ledger,
     allowed: dict[int, list[Gap]],
-    counted: Counter[int],
+    to_explain: Counter[int],
     verdict: Verdict,
 ) -> None:
     """Empty datagrams carry no number: they are counted for each pair of sockets."""
@@ -100,6 +100,7 @@ def _judge_empties(
     for (side, conn, to), row in totals.items():
         verdict.sent += row["sent"]
         verdict.received += row["received"]
+        verdict.unsure += row["unsure"]
         if row["received"] > row["sent"] + row["unsure"]:
             verdict.violations.append(
                 f"DOUBLED: {row['received']} empty datagrams from {conn} of side {side} to {to},"
@@ -109,17 +110,17 @@ def _judge_empties(
         if (side, to) in has_gap or plan.kinds() & {"kill"}:
             verdict.lost["gap"] += lost
         else:
-            counted[1 - side] += lost
+            to_explain[1 - side] += lost
 
 
 def _judge_counters(
     plan: Plan,
-    counted: Counter[int],
+    to_explain: Counter[int],
     kernel: Counter[str] | None,
     drops: int,
     verdict: Verdict,
 ) -> None:
-    lost = counted.total()
+    lost = to_explain.total()
     verdict.lost["drops"] += lost
     in_queues = drops if kernel is None else socket_drops(kernel)
     elsewhere = 0 if kernel is None else other_drops(kernel)
@@ -127,12 +128,15 @@ def _judge_counters(
     most = in_queues * (_TRAIN if takes_trains else 1) + elsewhere * _TRAIN
     if lost > most:
         verdict.violations.append(
-            f"LOST: {lost} datagrams ({dict(counted)} by receiving side); the kernel has counted"
+            f"LOST: {lost} datagrams ({dict(to_explain)} by receiving side); the kernel has counted"
             f" {in_queues} packets dropped from sockets and {elsewhere} elsewhere"
         )
     # The other way round: who is told of more drops than there are losses is told wrongly.
     if in_queues > lost + verdict.lost["silence"] + verdict.lost["gap"] + verdict.unsure:
-        verdict.violations.append(f"COUNTED: {in_queues} drops, but only {lost} lost")
+        verdict.violations.append(
+            f"COUNTED: {in_queues} drops, but only {dict(verdict.lost)} lost;"
+            f" recv_queue_drops {drops}, the kernel: {dict(counted(kernel or Counter()))}"
+        )
     if kernel is not None and not plan.kinds() & {"kill", "reopen"} and drops != in_queues:
         verdict.violations.append(
             f"COUNTED: recv_queue_drops is {drops}, the kernel's counters say {in_queues}"

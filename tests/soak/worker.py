@@ -27,11 +27,14 @@ class Worker:
 
     Args:
         side: Which of the two sides of a round it is.
-        fds: Descriptors that it inherits: the ledger first, then the namespaces.
+        ledger_fd: The ledger's memfd, which it inherits.
+        preload: A library that is to stand between it and the kernel, "" for none.
     """
 
-    def __init__(self, backend: str, side: int, options: Options, fds: tuple[int, ...]) -> None:
-        self.backend, self.side = backend, side
+    def __init__(
+        self, backend: str, side: int, options: Options, ledger_fd: int, preload: str = ""
+    ) -> None:
+        self.backend, self.side, self.preload = backend, side, preload
         self.n_rounds = 0
         self.messages: list[dict[str, Any]] = []
         self.warm_rss = 0  # bytes, after the first rounds
@@ -42,14 +45,16 @@ class Worker:
                 sys.executable,
                 "-m",
                 "soak.process",
-                str(fds[0]),
+                str(ledger_fd),
                 str(side),
                 json.dumps(dataclasses.asdict(options)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pass_fds=fds,
-            env=os.environ | {"BATCHING_BACKEND": backend},
+            pass_fds=(ledger_fd,),
+            env=os.environ
+            | {"BATCHING_BACKEND": backend}
+            | ({"LD_PRELOAD": preload} if preload else {}),
         )
         assert self._process.stdin
         assert self._process.stdout
