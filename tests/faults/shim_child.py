@@ -228,6 +228,7 @@ def race(way: str, rules: str, shared: int, own: list[int], rounds: int, n: int)
         "fallbacks": dict(stats.gso_fallbacks),
         "counted": stats.send_datagrams,
         "errors": stats.send_errors,
+        "trains": stats.send_trains,
     }
 
 

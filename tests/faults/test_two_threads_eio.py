@@ -95,6 +95,7 @@ def test_threads_that_meet_the_same_refusal_lose_and_double_nothing(
     assert told["met"] == n_threads
     check_told(told, way, code, most=1)  # GSO goes from on to off once
     assert told["used"] == [n_threads], "a destination that has learnt was tried again"
+    assert told["trains"] == n_threads * ROUNDS, "the other destinations still get trains"
     assert list(told["fallbacks"]) == [errno.errorcode[code]]
     assert 1 <= told["fallbacks"][errno.errorcode[code]] <= n_threads
 
@@ -141,4 +142,5 @@ def test_threads_whose_trains_were_refused_for_another_reason_go_on_with_trains(
     told = race(faulty, backend, stage, n_threads, way, rules)
     assert told["told"] == [[]] * n_threads
     assert told["used"] == [3 * n_threads]
+    assert told["trains"] == 2 * n_threads * ROUNDS - 3 * n_threads
     assert told["fallbacks"] == {}
