@@ -16,9 +16,12 @@ TOOLS  := $(VENV)/.tools
 BUILT  := $(VENV)/.built-$(BATCHING_EXTENSION)-$(BATCHING_SANITIZE)
 # The core as this interpreter built it: that of another has another suffix.
 SUFFIX  = $$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+# What test-sanitized builds in a folder of its own, so that it disturbs no other build.
+COPIED := .ci LICENSE MANIFEST.in Makefile README.md CHANGELOG.md CONTRIBUTING.md pyproject.toml setup.py \
+          benchmarks docs scripts src tests
 HAS_CORE = $(RUN) -c 'import batching._mmsg' 2> /dev/null
 
-.PHONY: help bench test test-faults test-kernels lint dist clean
+.PHONY: help bench test test-faults test-kernels test-sanitized fuzz lint dist clean
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -39,6 +42,20 @@ test-faults: $(BUILT) ## run the slow tests of faults over each back end (ARGS="
 
 test-kernels: $(BUILT) ## run the tests of what the kernel answers in others (KERNELS="5.10 6.1" BACKENDS=native)
 	@$(RUN) scripts/kernels/main.py test --kernels "$(KERNELS)" --backends "$(BACKENDS)" -- $(ARGS)
+
+test-sanitized: $(BUILT) ## run all tests, slow ones too, over the native core under ASan and UBSan (ARGS="-k twins")
+	@mkdir -p build/sanitized
+	@rm -rf build/sanitized/tests
+	@tar -c --exclude='*.so' --exclude=__pycache__ $(COPIED) | tar -x -C build/sanitized
+	@cd build/sanitized && BATCHING_SANITIZE=1 BATCHING_EXTENSION=yes $(abspath $(RUN)) setup.py \
+	build_ext --inplace > build.log 2>&1 || { cat build.log; exit 1; }
+	@cd build/sanitized && BATCHING_BACKEND=native PYTHONPATH=src PYTHONMALLOC=malloc \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(abspath $(RUN)) \
+	-m pytest -m "" --timeout 600 -o faulthandler_timeout=900 $(ARGS)
+
+fuzz: $(BUILT) ## fuzz what reads control messages, 10 million times (ARGS="-max_total_time=600")
+	@PYTHONPATH=tests $(RUN) tests/fuzz/fuzz_control.py build/fuzz -runs=10000000 $(ARGS)
 
 lint: $(BUILT) ## check style, format, types and the native core's stub
 	@$(RUN) -m ruff check .
