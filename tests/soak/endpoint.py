@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from batching import Conn, open_conn, try_upgrade_to_conn
-from batching._kernel import SO_RCVBUFFORCE, SO_SNDBUFFORCE
+from batching._kernel import SO_MEMINFO, SO_RCVBUFFORCE, SO_SNDBUFFORCE
 
 from . import inject
 from .ledger import Ledger
@@ -321,6 +322,17 @@ class Endpoint:
             self._senders[found.conn][found.thread].acknowledge(flow, seq)
 
     # What it tells
+
+    def unread(self) -> int:
+        """Return what the readers have not read: datagrams taken, and bytes in the kernel."""
+        n = 0
+        for each in self.sockets:
+            with contextlib.suppress(OSError):  # closed just now
+                n += each.conn.pending
+                with socket.socket(fileno=os.dup(each.conn.fileno())) as sock:
+                    words = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4)
+                n += int.from_bytes(words, sys.byteorder)
+        return n
 
     def describe(self) -> str:
         """Return the state of what is not done."""

@@ -56,6 +56,8 @@ class _Commands:
             elif command["do"] == "describe":
                 if self.endpoint:
                     _say("state", state=self.endpoint.describe())
+            elif command["do"] == "count":
+                _say("unread", n=self.endpoint.unread() if self.endpoint else 0)
             else:
                 self.waiting.put(command)
         os._exit(0)  # the run is gone

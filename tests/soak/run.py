@@ -270,14 +270,30 @@ class _Round:
         self._run.pulse()
 
     def _settle(self) -> None:
-        """Return once all arrived, or nothing does any more."""
+        """Return once all arrived, or nothing does any more and nothing waits to be read.
+
+        Raises:
+            WorkerError: A reader leaves alone what is there for it.
+        """
         ledger = self._run.ledger
-        seen, since = -1, time.monotonic()
-        while ledger.in_flight() > 0 and time.monotonic() < since + _SETTLE_S:
+        seen, since, end = -1, time.monotonic(), time.monotonic() + _FINISH_S
+        while ledger.in_flight() > 0:
             self._look()
+            now = time.monotonic()
             if ledger.arrived() != seen:
-                seen, since = ledger.arrived(), time.monotonic()
+                seen, since = ledger.arrived(), now
+            elif now > since + _SETTLE_S:
+                unread = self._unread()
+                if not any(unread):
+                    return
+                if now > end:
+                    raise WorkerError(f"UNREAD by side: {unread}\n{self._describe()}")
             time.sleep(_TICK_S)
+
+    def _unread(self) -> list[int]:
+        for worker in self._workers:
+            worker.tell("count")
+        return [worker.expect("unread")["n"] for worker in self._workers]
 
     def _stop(self) -> list[dict[str, Any]]:
         for worker in self._workers:
