@@ -243,8 +243,10 @@ def test_trains_that_have_to_wait_are_told_by_their_index(slow: Slow) -> None:
 def small_mtu(slow: Slow) -> Iterator[None]:
     route = f"{slow.far.address[0]} dev v0 mtu 1300"
     slow.net.left.ip(f"route add {route}")
-    yield
-    slow.net.left.ip(f"route del {route}")
+    try:
+        yield
+    finally:
+        slow.net.left.ip(f"route del {route}")
 
 
 def test_a_refused_train_that_has_to_wait_is_told_datagram_by_datagram(slow: Slow) -> None:
