@@ -57,14 +57,16 @@ class Lessons:
         has_lost = False
         with self._lock:
             if code in GSO_REFUSED:
-                has_lost = peer.max_segments > 1
+                is_news = has_lost = peer.max_segments > 1
                 peer.max_segments = 1
             elif code in SEGMENT_TOO_LARGE:
+                is_news = segment_size <= peer.max_segment_size
                 peer.max_segment_size = min(peer.max_segment_size, segment_size - 1)
             else:
                 return False
-            reason = errno.errorcode[code]
-            self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
+            if is_news:  # else another thread has learnt it meanwhile
+                reason = errno.errorcode[code]
+                self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
             if not self.learnt:
                 self._watch = watch_routes()
             self.learnt.pop(peer, None)  # to the end: the order is that of time

@@ -77,6 +77,8 @@ class Sender:
     def send(self, datagrams: Iterable[tuple[Buffer, Address | None]]) -> int:
         """Send pairs of (data, address); return how many datagrams."""
         items = list(datagrams)
+        if self._learnt:
+            self.lessons.forget()
         try:  # as _take_plan and _attempt do: their calls would cost a single datagram 2 %
             plan = self._plans.pop()
         except IndexError:
@@ -84,7 +86,7 @@ class Sender:
         try:
             if plan.load(items) < len(items):
                 return self._send_windows(plan, items, are_trains=False)
-            if self._learnt or self._waiter.is_timed:
+            if self._waiter.is_timed:
                 error = self._attempt(plan)
             else:
                 error = plan.attempt(self._descriptor)[1]
@@ -160,6 +162,8 @@ class Sender:
 
     def _take_plan(self) -> SendPlan:
         # Given back by whoever takes it: there are as many as there were calls at one time.
+        if self._learnt:
+            self.lessons.forget()  # what is due, before it is planned by
         try:
             return self._plans.pop()
         except IndexError:
@@ -167,15 +171,9 @@ class Sender:
 
     def _attempt(self, plan: SendPlan) -> int:
         """Make the first attempt, mostly the only one; return its errno for _finish."""
-        if (self._learnt or self._waiter.is_timed) and self._is_hindered():
+        if self._waiter.is_timed and self._waiter.is_late(POLLOUT):
             return 0
         return plan.attempt(self._descriptor)[1]
-
-    def _is_hindered(self) -> bool:
-        """Tell whether the deadline has passed; forget what is due to be forgotten."""
-        if self._learnt:
-            self.lessons.forget()
-        return self._waiter.is_late(POLLOUT)
 
     def _finish(
         self,
@@ -191,7 +189,7 @@ class Sender:
         if self._descriptor.closed and not any(plan.position for plan in plans):
             raise os_error(errno.EBADF)
         started = self._waiter.clock()
-        end = errno.ETIMEDOUT if self._is_hindered() else 0
+        end = errno.ETIMEDOUT if self._waiter.is_late(POLLOUT) else 0
         has_failed = False
         for plan in plans:
             if not end:

@@ -239,6 +239,9 @@ def knows_the_mtu(side: Namespace, peer: Address) -> bool:
 
 def test_an_mtu_of_which_a_router_tells() -> None:
     with behind_a_router() as (side, conn, peer):
+        # Once the router knows its neighbour, it holds back, and so loses, nothing.
+        conn.send_batch([(b"who has", peer.address)])
+        assert peer.collect(1) == [b"who has"]
         # One by itself: a train goes without DF, so the router cuts it and tells nothing.
         conn.send_batch([(bytes(LARGE), peer.address)])  # lost, as a plain socket's would be
         until(lambda: knows_the_mtu(side, peer.address))
