@@ -5,6 +5,9 @@
 PYTHON ?= python3
 VENV   ?= build/venv-$(notdir $(PYTHON))
 ARGS   ?=
+# Of soak.
+MINUTES ?= 1
+SEED    ?=
 # Of test-kernels; 7 is there too.
 KERNELS  ?= 5.10 6.1 6.12
 BACKENDS ?= native portable
@@ -21,7 +24,7 @@ COPIED := .ci LICENSE MANIFEST.in Makefile README.md CHANGELOG.md CONTRIBUTING.m
           benchmarks docs scripts src tests
 HAS_CORE = $(RUN) -c 'import batching._mmsg' 2> /dev/null
 
-.PHONY: help bench test test-faults test-kernels test-sanitized fuzz lint dist clean
+.PHONY: help bench test test-faults test-kernels test-sanitized fuzz soak lint dist clean
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -56,6 +59,9 @@ test-sanitized: $(BUILT) ## run all tests, slow ones too, over the native core u
 
 fuzz: $(BUILT) ## fuzz what reads control messages, 10 million times (ARGS="-max_total_time=600")
 	@PYTHONPATH=tests $(RUN) tests/fuzz/fuzz_control.py build/fuzz -runs=10000000 $(ARGS)
+
+soak: $(BUILT) ## random traffic with faults, acknowledged; from a SEED; see docs/soak.md (MINUTES=20)
+	@PYTHONPATH=tests:tests/faults $(RUN) -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(BUILT) ## check style, format, types and the native core's stub
 	@$(RUN) -m ruff check .
