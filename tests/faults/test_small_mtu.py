@@ -18,7 +18,7 @@ import pytest
 from batching import Conn, open_conn
 from fake_core import Clock
 from loopback import Address, PlainPeer, needs_gso, needs_ipv6, needs_room, until
-from netns import Link, Namespace, link, namespace, needs_netns, one_cpu
+from netns import Link, Namespace, link, namespace, needs_netns, one_cpu, wait_for_carrier
 from numbered import WAYS, Batch, assert_arrived, numbered, send
 
 pytestmark = [needs_netns, needs_gso, needs_ipv6, needs_room, pytest.mark.kernel]
@@ -224,10 +224,14 @@ def behind_a_router() -> Iterator[tuple[Namespace, Conn, PlainPeer]]:
         beyond.ip("link set w1 up")
         beyond.ip("route add default via 10.7.0.1")
         net.left.ip("route add default via 10.9.0.2")
+        wait_for_carrier(net.right, "w0")
+        wait_for_carrier(beyond, "w1")
         with beyond:
             peer = stack.enter_context(PlainPeer("10.7.0.2"))
         with net.left:
             conn = stack.enter_context(open_conn(("10.9.0.1", 0)))
+        conn.send_batch([(b"found", peer.address)])  # more would not wait for the neighbour
+        assert peer.collect(1) == [b"found"]
         yield net.left, conn, peer
 
 
