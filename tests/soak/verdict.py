@@ -33,6 +33,7 @@ class Verdict:
     lost: Counter[str] = field(default_factory=Counter)  # by explanation
     unsure: int = 0  # the call that sent it never told
     violations: list[str] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)  # what counters have to explain
 
 
 def judge(
@@ -61,7 +62,7 @@ def judge(
 
 def _judge_flow(flow: Flow, ledger: Ledger, gaps: list[Gap], verdict: Verdict) -> int:
     states, marks = ledger.columns(flow.id)
-    counted = 0
+    missing = []
     for tx, (state, mark) in enumerate(zip(states, marks, strict=True)):
         verdict.sent += state in (SENT, SENT_IN_SILENCE)
         verdict.received += mark
@@ -76,8 +77,10 @@ def _judge_flow(flow: Flow, ledger: Ledger, gaps: list[Gap], verdict: Verdict) -
             if any(first <= tx < end for _, first, end in gaps):
                 verdict.lost["gap"] += 1
             else:
-                counted += 1
-    return counted
+                missing.append(tx)
+    if missing:
+        verdict.rows.append(f"{flow}: {len(missing)} lost, tx {missing[0]} to {missing[-1]}")
+    return len(missing)
 
 
 def _judge_empties(
@@ -130,6 +133,7 @@ def _judge_counters(
         verdict.violations.append(
             f"LOST: {lost} datagrams ({dict(to_explain)} by receiving side); the kernel has counted"
             f" {in_queues} packets dropped from sockets and {elsewhere} elsewhere"
+            f" (all that it counted: {dict(+(kernel or Counter()))})\n" + "\n".join(verdict.rows)
         )
     # The other way round: who is told of more drops than there are losses is told wrongly.
     if in_queues > lost + verdict.lost["silence"] + verdict.lost["gap"] + verdict.unsure:
