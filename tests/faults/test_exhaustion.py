@@ -306,6 +306,7 @@ conn.close()
 
 
 @needs_gso
+@needs_mallinfo  # no limit of the address space holds a sanitizer's malloc
 def test_no_memory_for_slabs_is_told_and_the_train_comes_when_there_is_some(
     backend: ModuleType,
 ) -> None:
