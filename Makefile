@@ -23,6 +23,10 @@ SUFFIX  = $$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SU
 COPIED := .ci LICENSE MANIFEST.in Makefile README.md CHANGELOG.md CONTRIBUTING.md pyproject.toml setup.py \
           benchmarks docs scripts src tests
 HAS_CORE = $(RUN) -c 'import batching._mmsg' 2> /dev/null
+OVER_EACH = if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(1) || exit 1; \
+	elif test "$(BATCHING_EXTENSION)" = yes; then $(RUN) -c "import batching._mmsg"; exit 1; \
+	else echo "The native core was not built: only the portable back end is tested."; fi; \
+	BATCHING_BACKEND=portable $(RUN) -m pytest $(1)
 
 .PHONY: help bench test test-faults test-kernels test-sanitized fuzz soak lint dist clean
 .DELETE_ON_ERROR:
@@ -33,15 +37,11 @@ help: ## print this
 bench: $(BUILT) ## measure plain sockets, asyncio and batching side by side (ARGS="--duration 0.2")
 	@$(VENV)/bin/batching bench $(ARGS)
 
-test: $(BUILT) ## run all tests over each back end (ARGS="-k geneve")
-	@if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(ARGS); \
-	elif test "$(BATCHING_EXTENSION)" = yes; then $(RUN) -c "import batching._mmsg"; exit 1; \
-	else echo "The native core was not built: only the portable back end is tested."; fi
-	@BATCHING_BACKEND=portable $(RUN) -m pytest $(ARGS)
+test: $(BUILT) ## run all tests but the slow ones over each back end (ARGS="-k geneve")
+	@$(call OVER_EACH,$(ARGS))
 
-test-faults: $(BUILT) ## run the slow tests of faults over each back end (ARGS="-k wire")
-	@BATCHING_BACKEND=native $(RUN) -m pytest -m slow $(ARGS)
-	@BATCHING_BACKEND=portable $(RUN) -m pytest -m slow $(ARGS)
+test-faults: $(BUILT) ## run the slow tests, most of faults, over each back end (ARGS="-k wire")
+	@$(call OVER_EACH,-m slow $(ARGS))
 
 test-kernels: $(BUILT) ## run the tests of what the kernel answers in others (KERNELS="5.10 6.1" BACKENDS=native)
 	@$(RUN) scripts/kernels/main.py test --kernels "$(KERNELS)" --backends "$(BACKENDS)" -- $(ARGS)
