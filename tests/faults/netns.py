@@ -131,7 +131,8 @@ class Link:
     def __init__(self, left: Namespace, right: Namespace, mtu: int = 1500) -> None:
         self.left, self.right = left, right
         left.ip(
-            f"link add v0 address {self._MAC[0]} mtu {mtu} type veth"
+            # Where both ends have the same index the kernel may let carriers wait for a second.
+            f"link add v0 index 9 address {self._MAC[0]} mtu {mtu} type veth"
             f" peer name v1 address {self._MAC[1]} mtu {mtu} netns {right.path}"
         )
         for side, device, own, peer, mac in (
@@ -182,7 +183,8 @@ def link(mtu: int = 1500) -> Iterator[Link]:
 
 def wait_for_carrier(side: Namespace, device: str) -> None:
     end = time.monotonic() + PATIENCE_S
-    while "LOWER_UP" not in side.ip(f"-o link show dev {device}"):
+    # Not LOWER_UP, which is there before the queue works and IPv6 has its routes.
+    while "state UP" not in side.ip(f"-o link show dev {device}"):
         assert time.monotonic() < end, f"{device} has no carrier"
         time.sleep(0.005)
 

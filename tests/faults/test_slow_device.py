@@ -148,8 +148,12 @@ def give_up_soon(conn: Conn) -> type[SendError]:
 
 
 def give_up_at_a_time(conn: Conn) -> type[SendError]:
-    conn.set_write_deadline(time.monotonic() + PATIENCE_S / 100)  # 0.2 s, where not emulated
+    conn.set_write_deadline(time.monotonic() + PATIENCE_S / 40)  # 0.5 s, where not emulated
     return SendTimeout
+
+
+def give_up_late(conn: Conn) -> None:
+    conn.set_write_deadline(time.monotonic() + PATIENCE_S)
 
 
 GIVE_UP: Final = [give_up_at_once, give_up_soon, give_up_at_a_time]
@@ -272,7 +276,7 @@ def test_a_refused_train_that_has_to_wait_is_told_datagram_by_datagram(slow: Slo
 # A full queue
 
 
-@pytest.mark.parametrize("give_up", [give_up_never, *GIVE_UP])
+@pytest.mark.parametrize("give_up", [give_up_never, give_up_at_once, give_up_late])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_what_finds_no_room_in_the_queue_is_told_and_did_not_go(
     slow: Slow, sizes: list[int], give_up: Callable[[Conn], object]
