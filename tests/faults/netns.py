@@ -131,8 +131,7 @@ class Link:
     def __init__(self, left: Namespace, right: Namespace, mtu: int = 1500) -> None:
         self.left, self.right = left, right
         left.ip(
-            # Where both ends have the same index the kernel may let carriers wait for a second.
-            f"link add v0 index 9 address {self._MAC[0]} mtu {mtu} type veth"
+            f"link add v0 address {self._MAC[0]} mtu {mtu} type veth"
             f" peer name v1 address {self._MAC[1]} mtu {mtu} netns {right.path}"
         )
         for side, device, own, peer, mac in (
