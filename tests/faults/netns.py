@@ -148,6 +148,8 @@ class Link:
             side.run("ip", "-batch", "-", feed="\n".join(commands))
         for device, side in (("v0", left), ("v1", right)):
             wait_for_carrier(side, device)
+        for side, own in ((left, self.LEFT), (right, self.RIGHT)):
+            wait_for_address(side, own[1])
 
     def shape(self, rate: str, *, burst: int = 3000, limit: int = 10**7) -> None:
         """Let v0 send ``rate`` (8kbit: next to nothing), with a queue of ``limit`` bytes.
@@ -185,6 +187,14 @@ def wait_for_carrier(side: Namespace, device: str) -> None:
     # Not LOWER_UP, which is there before the queue works and IPv6 has its routes.
     while "state UP" not in side.ip(f"-o link show dev {device}"):
         assert time.monotonic() < end, f"{device} has no carrier"
+        time.sleep(0.005)
+
+
+def wait_for_address(side: Namespace, host: str) -> None:
+    """Return when an IPv6 address of its own is received at: that follows later than bind."""
+    end = time.monotonic() + PATIENCE_S
+    while f"local {host} " not in side.ip("-6 route show table local"):
+        assert time.monotonic() < end, f"{host} is not routed"
         time.sleep(0.005)
 
 

@@ -22,7 +22,7 @@ from batching._kernel import SOL_UDP
 from ends import SIZE, Ends, codes, ends_on
 from fake_core import Clock
 from loopback import PATIENCE_S, Address, PlainPeer, needs_gso, needs_ipv6, needs_room, until
-from netns import Link, link, needs_netns, one_cpu
+from netns import Link, link, needs_netns, one_cpu, wait_for_address
 from numbered import WAYS, Batch, assert_arrived, failed, numbered, send, taken
 
 pytestmark = [needs_netns, needs_gso, needs_ipv6, needs_room, pytest.mark.kernel]
@@ -246,6 +246,8 @@ def beyond(ends: Ends) -> Iterator[PlainPeer]:
     address = f"{NOWHERE[ends.version]} dev lo"
     ends.net.right.ip(f"addr add {address}" + (" nodad" if ends.version == 6 else ""))
     try:
+        if ends.version == 6:
+            wait_for_address(ends.net.right, NOWHERE[6])
         with ends.net.right:
             peer = PlainPeer(NOWHERE[ends.version])
         with peer:
