@@ -22,7 +22,8 @@ REFUSED: Final = 4  # a SendError's errors
 UNSENT: Final = 5  # a SendError's unsent
 
 _PAGE: Final = mmap.PAGESIZE
-_TOTALS: Final = ("used", "sent", "received", "empty_sent", "empty_unsure", "empty_received")
+_TOTALS: Final = ("used", "received", "empty_sent", "empty_unsure", "empty_received")
+_IS_SENT: Final = bytes(state in (SENT, SENT_IN_SILENCE) for state in range(256))
 _CELLS: Final = N_FLOWS * CAPACITY
 _SIZE: Final = _PAGE * (1 + len(_TOTALS)) + 2 * _CELLS
 
@@ -38,8 +39,8 @@ class Ledger:
             view[_PAGE * i : _PAGE * (i + 1)].cast("I")[:N_FLOWS]
             for i in range(1, len(_TOTALS) + 1)
         ]
-        self.used, self.sent, self.received = totals[:3]  # by flow: transmissions
-        self.empty_sent, self.empty_unsure, self.empty_received = totals[3:]
+        self.used, self.received = totals[:2]  # by flow: transmissions
+        self.empty_sent, self.empty_unsure, self.empty_received = totals[2:]
         start = _PAGE * (1 + len(_TOTALS))
         self.states = view[start : start + _CELLS]
         self.marks = view[start + _CELLS :]
@@ -83,9 +84,13 @@ class Ledger:
         return len(marks.rstrip(b"\0")) - 1
 
     def in_flight(self) -> int:
-        """Return how many were sent and have not arrived."""
-        sent = sum(self.sent) + sum(self.empty_sent)
-        return sent - sum(self.received) - sum(self.empty_received)
+        """Return how many were sent, as the calls have told, and have not arrived."""
+        n = max(0, sum(self.empty_sent) - sum(self.empty_received))
+        for flow in self.flows():
+            states, marks = self.columns(flow.id)
+            sent = int.from_bytes(states.translate(_IS_SENT))
+            n += (sent & ~int.from_bytes(marks)).bit_count()
+        return n
 
     def arrived(self) -> int:
         return sum(self.received) + sum(self.empty_received)

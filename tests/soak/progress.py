@@ -105,6 +105,7 @@ def _sentences(totals: Totals, elapsed_s: float, peak_rss: int) -> list[str]:
         f"Errors told to readers: {totals.told:,}.",
         f"Lessons (gso_fallbacks): {_spell(totals.fallbacks)}.",
         f"Reordered where the path may (processes on several CPUs): {totals.reordered:,}.",
+        f"The longest that nothing arrived at the end of a round: {totals.stalled_s:.2f} s.",
         f"Memory of all workers: {peak_rss >> 20} MiB at most.",
         f"Since they were warm: {growth or 'too short a run to tell'}.",
         "Descriptors: as at the start of each worker.",

@@ -43,6 +43,7 @@ class Totals:
     reordered: int = 0
     told: int = 0
     drops: int = 0
+    stalled_s: float = 0.0  # the longest that a reader left alone what was there
     lost: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
@@ -281,6 +282,8 @@ class _Round:
             self._look()
             now = time.monotonic()
             if ledger.arrived() != seen:
+                if seen >= 0:
+                    self._run.totals.stalled_s = max(self._run.totals.stalled_s, now - since)
                 seen, since = ledger.arrived(), now
             elif now > since + _SETTLE_S:
                 unread = self._unread()

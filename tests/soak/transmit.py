@@ -98,7 +98,6 @@ class Transmitter:
             state = told.get(index, sent)
             if item.tx >= 0:
                 states[item.flow * CAPACITY + item.tx] = state
-                ledger.sent[item.flow] += state in (SENT, SENT_IN_SILENCE)
             elif state != SENT_IN_SILENCE:
                 ledger.empty_unsure[item.flow] -= 1
                 ledger.empty_sent[item.flow] += state == SENT
