@@ -37,12 +37,14 @@ def starve(call: Callable[[], Any], n: int, width: int) -> tuple[Any, bool]:
     _width.value, _seen.value, _failed.value = width, 0, 0
     _first.value = n
     try:
-        return call(), True
+        result = call()
+        _first.value = -1  # first of all: even a pair takes memory
     except _FAILURES:
         _first.value = -1
         return None, False
     finally:
         _first.value = -1
+    return result, True
 
 
 class Receiving:
