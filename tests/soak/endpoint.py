@@ -8,7 +8,6 @@ import functools
 import itertools
 import os
 import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from batching import Conn, open_conn, try_upgrade_to_conn
-from batching._kernel import SO_MEMINFO, SO_RCVBUFFORCE, SO_SNDBUFFORCE
+from batching._kernel import SO_RCVBUFFORCE, SO_SNDBUFFORCE
 
 from . import inject
 from .ledger import Ledger
@@ -118,6 +117,18 @@ class Socket:
         if not isinstance(conn, Conn):
             raise ViolationError("a UDP socket was not upgraded")
         return conn
+
+
+def _has_datagrams(sock: socket.socket) -> bool:
+    for _ in range(3):  # an error of an earlier datagram is told first, and once
+        try:
+            sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            continue
+        return True
+    return False
 
 
 class Endpoint:
@@ -324,14 +335,13 @@ class Endpoint:
     # What it tells
 
     def unread(self) -> int:
-        """Return what the readers have not read: datagrams taken, and bytes in the kernel."""
+        """Return how many datagrams wait in user space, and one for each queue that has some."""
         n = 0
         for each in self.sockets:
             with contextlib.suppress(OSError):  # closed just now
                 n += each.conn.pending
                 with socket.socket(fileno=os.dup(each.conn.fileno())) as sock:
-                    words = sock.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4)
-                n += int.from_bytes(words, sys.byteorder)
+                    n += _has_datagrams(sock)
         return n
 
     def describe(self) -> str:
