@@ -158,9 +158,9 @@ class _Round:
             kernel = self._path.losses()
             kernel.subtract(before)
             self._run.totals.kernel.update(counted(kernel))
-        drops = sum(report["stats"].get("recv_queue_drops", 0) for report in reports)
-        verdict = judge(plan, ledger, self._gaps, kernel, drops)
-        self._add(verdict, reports, drops)
+        own, other = (report["stats"].get("recv_queue_drops", 0) for report in reports)
+        verdict = judge(plan, ledger, self._gaps, kernel, (own, other))
+        self._add(verdict, reports, own + other)
         if verdict.violations:
             raise WorkerError("\n".join(verdict.violations[:20]))
         self._check_growth()

@@ -62,14 +62,14 @@ def name_of(backend: ModuleType) -> str:
 
 @pytest.mark.slow
 def test_some_rounds_with_faults_are_in_order(backend: ModuleType) -> None:
-    status, output = soak("--seed", 4, "--rounds", 3, "--backends", name_of(backend))
+    status, output = soak("--seed", 1695, "--rounds", 3, "--backends", name_of(backend))
     assert status == 0, output
     assert "lost, all explained" in output
 
 
 @pytest.mark.slow
 def test_without_namespaces_it_soaks_the_loopback(backend: ModuleType) -> None:
-    arguments = "--loopback", "--seed", 2, "--rounds", 2, "--backends", name_of(backend)
+    arguments = "--loopback", "--seed", 31, "--rounds", 2, "--backends", name_of(backend)
     status, output = soak(*arguments)
     assert status == 0, output
 
