@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import importlib
 import itertools
+import os
 import pathlib
 import random
 import signal
@@ -71,22 +72,24 @@ def _path(arguments: argparse.Namespace) -> Path | None:
         return None
 
 
-def _shim(folder: str) -> str:
+def _shim() -> str:
+    """Return the shim's file, in memory, so that nothing is left of it; "" for none."""
     try:
-        return str(build(pathlib.Path(folder)))
+        with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+            library = build(pathlib.Path(folder)).read_bytes()
     except FileNotFoundError as error:
         print(f"No errnos are injected: {error}.")
         return ""
+    fd = os.memfd_create("shim.so")
+    os.write(fd, library)
+    return f"/proc/{os.getpid()}/fd/{fd}"
 
 
 def main() -> int:
     """Run the soak; return the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to tidy up then too
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        return _soak(_arguments(), _shim(folder))
-
-
-def _soak(arguments: argparse.Namespace, shim: str) -> int:
+    arguments = _arguments()
+    shim = _shim()
     seed = random.SystemRandom().randrange(1 << 32) if arguments.seed is None else arguments.seed
     path = _path(arguments)
     options = Options(

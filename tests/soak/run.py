@@ -22,6 +22,7 @@ _TICK_S: Final = 0.02
 _LEAD_S: Final = 0.1  # the ledger says so this long before, and after, what loses silently
 _FINISH_S: Final = 25.0  # after the last new datagram
 _SETTLE_S: Final = 0.5  # without any arrival: what is not here is lost
+_STALL_S: Final = 0.3
 _WARM_ROUNDS: Final = 4  # of a worker
 _MAX_GROWTH: Final = 48 << 20  # bytes, of a worker after it was warm
 
@@ -43,7 +44,7 @@ class Totals:
     reordered: int = 0
     told: int = 0
     drops: int = 0
-    stalled_s: float = 0.0  # the longest that a reader left alone what was there
+    stalls: list[str] = field(default_factory=list)  # a reader came late to what was there
     lost: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     fallbacks: Counter[str] = field(default_factory=Counter)
@@ -282,8 +283,8 @@ class _Round:
             self._look()
             now = time.monotonic()
             if ledger.arrived() != seen:
-                if seen >= 0:
-                    self._run.totals.stalled_s = max(self._run.totals.stalled_s, now - since)
+                if seen >= 0 and now - since > _STALL_S:
+                    self._run.totals.stalls.append(f"{now - since:.2f} s in {self._plan}")
                 seen, since = ledger.arrived(), now
             elif now > since + _SETTLE_S:
                 unread = self._unread()
