@@ -39,7 +39,7 @@ LIMITS = st.dictionaries(
 ATTEMPT = st.tuples(st.just("attempt"), st.integers(1, 40))
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("split")),
+        st.tuples(st.just("split"), st.sampled_from([0, 1, 50, 100, 65536])),
         st.tuples(st.just("recut"), LIMITS),
         st.tuples(st.just("skip"), st.sampled_from([errno.EPERM, errno.EIO])),
     ),
@@ -91,7 +91,7 @@ class Twin:
             elif step == "attempt":
                 yield self.attempt(*arguments)
             elif step == "split":
-                yield self.plan.split()
+                yield self.plan.split(*arguments)
             else:
                 self.plan.skip(*arguments)
             yield self.plan.report()
@@ -208,7 +208,7 @@ def test_buffers_with_an_offset_make_the_same_messages_or_the_same_refusal(
     st.lists(
         st.tuples(st.integers(0, 3000), st.sampled_from([1, 50, 100, 1400]), WHERE), max_size=9
     ),
-    st.lists(st.one_of(ATTEMPT, ATTEMPT, STEPS.map(lambda steps: (steps or [("split",)])[0]))),
+    st.lists(st.one_of(ATTEMPT, ATTEMPT, STEPS.map(lambda steps: (steps or [("split", 1)])[0]))),
 )
 def test_attempts_between_changes_of_the_plan_send_the_same(
     limits: Any, items: list[tuple[int, int]], trains: Any, steps: Any

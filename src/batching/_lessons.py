@@ -25,6 +25,16 @@ _MAX_LEARNT: Final = 4096
 _ANY_SEGMENT_SIZE: Final = 65535
 
 
+def least_refused(code: int, segment_size: int) -> int:
+    """Return from which segment size on a destination may refuse trains, by one that met ``code``.
+
+    0: that errno says nothing of other trains.
+    """
+    if code in GSO_REFUSED:
+        return 1
+    return segment_size if code in SEGMENT_TOO_LARGE else 0
+
+
 class Lessons:
     """What the destinations of one Conn taught.  Safe from several threads."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._backend import WINDOW, Counters, Peer, Peers, SendPlan
 from ._errors import SendBlocked, SendError, SendTimeout, os_error
 from ._kernel import WOULD_BLOCK
-from ._lessons import Lessons
+from ._lessons import Lessons, least_refused
 from ._waiter import POLLOUT, Waiter
 from .segments import Segments
 
@@ -35,14 +35,22 @@ _PAUSES_S: Final = (0.001, 0.002, 0.004)  # when the device's queue is full (ENO
 class _Trial:
     """A train that failed and goes out singly: what that proves is yet to be seen."""
 
-    __slots__ = ("end", "errno", "is_open", "peer", "segment_size")
+    __slots__ = ("end", "errno", "is_open", "peer", "segment_size", "teaches")
 
     def __init__(self, plan: SendPlan, errno: int) -> None:
         self.errno = errno
         self.peer = plan.peer()
         self.segment_size = plan.segment_size()
-        self.end = plan.position + plan.split()
+        # Later trains that the same would become of are split too, on suspicion: one call
+        # can then bring the proof and all the rest.
+        least = least_refused(errno, self.segment_size)
+        self.teaches = bool(least)
+        self.end = plan.position + (plan.split(least) if least else plan.split())
         self.is_open = True
+
+    def limit(self, position: int) -> int:
+        """Return how many messages to try: of its own only, while others may meet the same."""
+        return WINDOW if self.teaches else self.end - position
 
     def is_proved(self, position: int) -> bool:
         """Tell, once, whether what went out from ``position`` on shows that GSO was at fault.
@@ -218,7 +226,7 @@ class Sender:
             ticket = self._descriptor.ticket
             sent, error = 0, known
             if not known:
-                limit = trial.end - plan.position if trial else WINDOW
+                limit = trial.limit(plan.position) if trial else WINDOW
                 sent, error = plan.attempt(self._descriptor, limit)
             known = 0
             if sent:

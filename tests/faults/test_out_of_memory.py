@@ -26,11 +26,6 @@ from loopback import needs_gso
 
 HERE = Path(__file__).parent
 PORTABLE_STEP = 11  # it allocates ten times as often; a prime, so that all kinds are met
-LOSS = (
-    "recv.pyx loses what take, take_segments and take_into took when a list cannot be shortened"
-    " or a later datagram fails; _receiver.py, when it asks how many are left"
-)
-
 pytestmark = [pytest.mark.slow, needs_mallinfo]
 
 
@@ -71,10 +66,8 @@ def starve(backend: ModuleType, shim: Path, *what: str) -> list[int]:
     "way", ["pairs", "segments", "messages", pytest.param("rest", marks=needs_gso)]
 )
 def test_no_memory_to_receive_loses_and_doubles_nothing(
-    backend: ModuleType, shim: Path, way: str, request: pytest.FixtureRequest
+    backend: ModuleType, shim: Path, way: str
 ) -> None:
-    if backend.__name__.endswith("_mmsg"):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=LOSS))
     assert min(starve(backend, shim, "receive", way)) > 10
 
 

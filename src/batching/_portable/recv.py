@@ -11,8 +11,7 @@ runs under it, and may receive on this very object.  So the lock is reentrant, a
 that the state is no longer the one it began with begins again, as if it came later.
 Rule 4: no error is lost.  One that ended an attempt which brought datagrams is told by
 the next attempt that would ask the kernel.
-Rule 5: what ``take_into`` fills is looked at, and its buffers are pinned, before the lock
-is taken; they are let go of after.
+Rule 5: what ``take_into`` fills is pinned before the lock is taken, and let go of after.
 """
 
 from __future__ import annotations
@@ -128,6 +127,11 @@ class RecvSlots:
         self._is_gro = gro
         self.overflows = 0
         self.ticket = 0  # the descriptor's when the kernel was last asked, with nothing pending
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether any are; told without memory, unlike their number."""
+        return self.pending > 0
 
     @property
     def pending(self) -> int:

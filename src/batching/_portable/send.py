@@ -200,11 +200,22 @@ class SendPlan:
         """Return the segment size of the message at ``position``; 0: a single datagram."""
         return self._messages[self.position].segment_size
 
-    def split(self) -> int:
-        """Cut the train at ``position`` into single datagrams; return how many."""
-        singles = self._messages[self.position].singles()
-        self._messages[self.position : self.position + 1] = singles
-        return len(singles)
+    def split(self, least: int = 65536) -> int:
+        """Cut the train at ``position`` into single datagrams; return how many.
+
+        And with it each later train to the same peer whose segments have ``least`` bytes
+        or more.
+        """
+        first, *later = self._messages[self.position :]
+        messages = first.singles()
+        n = len(messages)
+        for message in later:
+            if message.peer is first.peer and message.segment_size >= max(least, 1):
+                messages.extend(message.singles())
+            else:
+                messages.append(message)
+        self._messages[self.position :] = messages
+        return n
 
     def recut(self) -> None:
         """Cut into datagrams each train, from ``position`` on, that its peer refuses."""
