@@ -238,6 +238,9 @@ class Tun:
         for address in addresses:
             side.ip(f"addr add {address} dev {name}" + (" nodad" if ":" in address else ""))
         side.ip(f"link set {name} mtu {mtu} txqueuelen 20000 up")
+        for address in addresses:
+            if ":" in address:
+                wait_for_address(side, address.partition("/")[0])
 
     def close(self) -> None:
         os.close(self._fd)
