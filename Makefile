@@ -5,6 +5,9 @@
 PYTHON ?= python3
 VENV   ?= build/venv-$(notdir $(PYTHON))
 ARGS   ?=
+# Of soak.
+MINUTES ?= 1
+SEED    ?=
 # Of test-kernels; 7 is there too.
 KERNELS  ?= 5.10 6.1 6.12
 BACKENDS ?= native portable
@@ -16,9 +19,16 @@ TOOLS  := $(VENV)/.tools
 BUILT  := $(VENV)/.built-$(BATCHING_EXTENSION)-$(BATCHING_SANITIZE)
 # The core as this interpreter built it: that of another has another suffix.
 SUFFIX  = $$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
+# What test-sanitized builds in a folder of its own, so that it disturbs no other build.
+COPIED := .ci LICENSE MANIFEST.in Makefile README.md CHANGELOG.md CONTRIBUTING.md pyproject.toml setup.py \
+          benchmarks docs scripts src tests
 HAS_CORE = $(RUN) -c 'import batching._mmsg' 2> /dev/null
+OVER_EACH = if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(1) || exit 1; \
+	elif test "$(BATCHING_EXTENSION)" = yes; then $(RUN) -c "import batching._mmsg"; exit 1; \
+	else echo "The native core was not built: only the portable back end is tested."; fi; \
+	BATCHING_BACKEND=portable $(RUN) -m pytest $(1)
 
-.PHONY: help bench test test-faults test-kernels lint dist clean
+.PHONY: help bench test test-faults test-kernels test-sanitized fuzz soak lint dist clean
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -27,18 +37,31 @@ help: ## print this
 bench: $(BUILT) ## measure plain sockets, asyncio and batching side by side (ARGS="--duration 0.2")
 	@$(VENV)/bin/batching bench $(ARGS)
 
-test: $(BUILT) ## run all tests over each back end (ARGS="-k geneve")
-	@if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(ARGS); \
-	elif test "$(BATCHING_EXTENSION)" = yes; then $(RUN) -c "import batching._mmsg"; exit 1; \
-	else echo "The native core was not built: only the portable back end is tested."; fi
-	@BATCHING_BACKEND=portable $(RUN) -m pytest $(ARGS)
+test: $(BUILT) ## run all tests but the slow ones over each back end (ARGS="-k geneve")
+	@$(call OVER_EACH,$(ARGS))
 
-test-faults: $(BUILT) ## run the slow tests of faults over each back end (ARGS="-k wire")
-	@BATCHING_BACKEND=native $(RUN) -m pytest -m slow $(ARGS)
-	@BATCHING_BACKEND=portable $(RUN) -m pytest -m slow $(ARGS)
+test-faults: $(BUILT) ## run the slow tests, most of faults, over each back end (ARGS="-k wire")
+	@$(call OVER_EACH,-m slow $(ARGS))
 
 test-kernels: $(BUILT) ## run the tests of what the kernel answers in others (KERNELS="5.10 6.1" BACKENDS=native)
 	@$(RUN) scripts/kernels/main.py test --kernels "$(KERNELS)" --backends "$(BACKENDS)" -- $(ARGS)
+
+test-sanitized: $(BUILT) ## run all tests, slow ones too, over the native core under ASan and UBSan (ARGS="-k twins")
+	@mkdir -p build/sanitized
+	@rm -rf build/sanitized/tests
+	@tar -c --exclude='*.so' --exclude=__pycache__ $(COPIED) | tar -x -C build/sanitized
+	@cd build/sanitized && BATCHING_SANITIZE=1 BATCHING_EXTENSION=yes $(abspath $(RUN)) setup.py \
+	build_ext --inplace > build.log 2>&1 || { cat build.log; exit 1; }
+	@cd build/sanitized && BATCHING_BACKEND=native PYTHONPATH=src PYTHONMALLOC=malloc \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(abspath $(RUN)) \
+	-m pytest -m "" --timeout 600 -o faulthandler_timeout=900 $(ARGS)
+
+fuzz: $(BUILT) ## fuzz what reads control messages, 10 million times (ARGS="-max_total_time=600")
+	@PYTHONPATH=tests $(RUN) tests/fuzz/fuzz_control.py build/fuzz -runs=10000000 $(ARGS)
+
+soak: $(BUILT) ## random traffic with faults, acknowledged; from a SEED; see docs/soak.md (MINUTES=20)
+	@PYTHONPATH=tests:tests/faults $(RUN) -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(BUILT) ## check style, format, types and the native core's stub
 	@$(RUN) -m ruff check .

@@ -40,6 +40,10 @@ class FakeSlots:
         self.n_shrinks = 0
         self.checked: list[Any] = []
 
+    @property
+    def has_pending(self) -> bool:
+        return self.pending > 0
+
     def attempt(self, descriptor: Any) -> tuple[int, int]:
         if descriptor.closed:
             return 0, errno.EBADF

@@ -95,6 +95,25 @@ def test_split_sends_the_trains_datagrams_one_by_one(rig: Rig) -> None:
 
 
 @needs_gso
+@pytest.mark.parametrize(
+    ("least", "expected"),
+    [
+        (65536, [(0, 1)] * 3 + [(60, 2), (100, 2), (90, 2)]),
+        (61, [(0, 1)] * 3 + [(60, 2)] + [(0, 1)] * 2 + [(90, 2)]),
+        (1, [(0, 1)] * 7 + [(90, 2)]),
+        (0, [(0, 1)] * 7 + [(90, 2)]),
+    ],
+)
+def test_split_cuts_later_trains_of_the_same_peer_from_a_segment_size_on(
+    rig: Rig, least: int, expected: list[tuple[int, int]]
+) -> None:
+    trains = [Segments(bytes(n), size, A) for n, size in ((250, 100), (120, 60), (200, 100))]
+    rig.plan.load_segments([*trains, Segments(bytes(180), 90, B)])
+    assert rig.plan.split(least) == 3
+    assert [m[1:] for m in rig.layout()] == expected
+
+
+@needs_gso
 def test_recut_cuts_only_what_the_peer_no_longer_allows(rig: Rig) -> None:
     rig.plan.load([(bytes(n), A) for n in (100, 100, 100, 60, 60)] + [(bytes(9), B)] * 2)
     peer = rig.peers.get(A)

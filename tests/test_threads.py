@@ -274,9 +274,7 @@ def test_interrupted_readers_double_nothing(
     assert n_sent + 1 - len(numbers) <= 2 * n_interrupts
 
 
-def test_a_finalizer_that_receives_does_not_deadlock(conn: Conn) -> None:
-    if conn.offload.backend == "portable":
-        pytest.skip("Python runs under the portable back end's lock: docs/design.md, Signals")
+def test_a_finalizer_that_receives_does_not_deadlock() -> None:
     run_script(
         textwrap.dedent("""
             import batching

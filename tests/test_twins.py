@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import socket
@@ -35,9 +36,10 @@ LIMITS = st.dictionaries(
     ),
     max_size=3,
 )
+ATTEMPT = st.tuples(st.just("attempt"), st.integers(1, 40))
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("split")),
+        st.tuples(st.just("split"), st.sampled_from([0, 1, 50, 100, 65536])),
         st.tuples(st.just("recut"), LIMITS),
         st.tuples(st.just("skip"), st.sampled_from([errno.EPERM, errno.EIO])),
     ),
@@ -48,11 +50,23 @@ many = settings(max_examples=150, deadline=None)
 
 
 class Twin:
-    """A plan of one back end, and the peers that it is made for."""
+    """A plan of one back end, and the peers that it is made for.
 
-    def __init__(self, name: str, family: int, addresses: list[Any], limits: Any) -> None:
+    With ``sinks`` (plain sockets) it sends to these, and can attempt to.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        family: int,
+        addresses: list[Any],
+        limits: Any,
+        sinks: list[socket.socket] | None = None,
+    ) -> None:
         backend = importlib.import_module(MODULES[name])
-        self.addresses = addresses
+        self.sinks = sinks or []
+        self.source = backend.Descriptor(socket.socket(family, socket.SOCK_DGRAM))
+        self.addresses = [sink.getsockname() for sink in self.sinks] or addresses
         self.peers = backend.Peers(family, family == socket.AF_INET6, 128)
         self.plan = backend.SendPlan(self.peers, backend.Counters())
         self.limit(limits)
@@ -74,8 +88,10 @@ class Twin:
             if step == "recut":
                 self.limit(arguments[0])
                 self.plan.recut()
+            elif step == "attempt":
+                yield self.attempt(*arguments)
             elif step == "split":
-                yield self.plan.split()
+                yield self.plan.split(*arguments)
             else:
                 self.plan.skip(*arguments)
             yield self.plan.report()
@@ -87,6 +103,32 @@ class Twin:
         yield self.plan.report()
         self.plan.release()
         yield self.plan.n_messages, self.plan.position, self.plan.left, self.plan.report()
+        self.source.close()
+
+    def attempt(self, limit: int) -> Any:
+        """Send up to ``limit`` messages; return how many went, and what arrived where."""
+        sent, error = self.plan.attempt(self.source, limit)
+        if sent:  # sendmmsg does not tell what ended a call that sent something
+            error = 0
+        return sent, error, self.plan.datagrams_sent, [arrivals(sink) for sink in self.sinks]
+
+
+def arrivals(sink: socket.socket) -> list[bytes]:
+    """Return what waits in a socket, which is emptied."""
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(sink.recv(65536))
+    return found
+
+
+def open_sinks() -> list[socket.socket]:
+    sinks = []
+    for host in ("127.0.0.1", "127.0.0.1", "127.0.0.2"):
+        sinks.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        sinks[-1].bind((host, 0))
+        sinks[-1].setblocking(False)
+    return sinks
 
 
 def twins(family: tuple[int, list[Any]], limits: Any) -> list[Twin]:
@@ -137,6 +179,53 @@ def test_trains_make_the_same_messages(
         peer = None if to is None else twin.peers.get(twin.address(to))
         assert twin.plan.load_segments(segments, start, peer) == max(0, len(trains) - start)
     assert_alike(loaded, steps)
+
+
+@many
+@given(LIMITS, st.lists(st.integers(0, 12), max_size=60), st.integers(0, 12), STEPS)
+def test_buffers_with_an_offset_make_the_same_messages_or_the_same_refusal(
+    limits: Any, lengths: list[int], offset: int, steps: Any
+) -> None:
+    loaded = twins((socket.AF_INET, IPV4), limits)
+    told = set()
+    for twin in loaded:
+        try:
+            twin.plan.load_to([DATA[:n] for n in lengths], twin.address(1), offset)
+        except ValueError as error:
+            told.add(str(error))
+        else:
+            told.add("")
+    assert len(told) == 1
+    assert (told == {""}) == (not lengths or min(lengths) >= offset)
+    assert_alike(loaded, steps)
+
+
+@needs_gso
+@settings(max_examples=50, deadline=None)
+@given(
+    LIMITS,
+    st.lists(st.tuples(st.sampled_from([0, 1, 99, 100, 100, 1000, 70000]), WHERE), max_size=60),
+    st.lists(
+        st.tuples(st.integers(0, 3000), st.sampled_from([1, 50, 100, 1400]), WHERE), max_size=9
+    ),
+    st.lists(st.one_of(ATTEMPT, ATTEMPT, STEPS.map(lambda steps: (steps or [("split", 1)])[0]))),
+)
+def test_attempts_between_changes_of_the_plan_send_the_same(
+    limits: Any, items: list[tuple[int, int]], trains: Any, steps: Any
+) -> None:
+    sinks = open_sinks()
+    try:
+        pairs = [Twin(name, socket.AF_INET, [], limits, sinks) for name in AVAILABLE]
+        for twin in pairs:
+            if trains:
+                segments = [Segments(DATA[:n], size, twin.address(to)) for n, size, to in trains]
+                twin.plan.load_segments(segments)
+            else:
+                twin.plan.load([(DATA[:n], twin.address(to)) for n, to in items])
+        assert_alike(pairs, steps)
+    finally:
+        for sink in sinks:
+            sink.close()
 
 
 @needs_gso

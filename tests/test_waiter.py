@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -151,6 +152,24 @@ def test_pause_is_made_only_when_it_ends_in_time(
     waiter.clock.now = started  # so that the sum is exact
     assert waiter.pause(POLLOUT, started, 0.002) == is_made
     assert waiter.descriptor.waits == ([(0, 0.002)] if is_made else [])
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
+def test_pause_is_not_cut_short_by_signals(backend: Any) -> None:
+    with mock.patch.object(_waiter, "Descriptor", backend.Descriptor):
+        waiter = Waiter(bound())
+    handled: list[int] = []
+    kept = signal.signal(signal.SIGALRM, lambda number, _: handled.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        started = waiter.clock()
+        assert waiter.pause(POLLOUT, started, 0.05)
+        assert waiter.clock() - started >= 0.05
+        assert handled
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, kept)
+        waiter.descriptor.close()
 
 
 def test_timeout_of_the_socket_is_taken_over(backend: Any) -> None:

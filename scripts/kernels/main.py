@@ -83,13 +83,23 @@ def install_missing() -> None:
 def run_tests(kernel: str, backend: str, arguments: list[str]) -> Result:
     result = Result(kernel, backend)
     command = [
-        *(sys.executable, "-m", "pytest", "-m", "kernel", "-p", "no:cacheprovider", "--color=no"),
+        *(
+            sys.executable,
+            "-m",
+            "pytest",
+            "-m",
+            "kernel and not slow",
+            "-p",
+            "no:cacheprovider",
+            "--color=no",
+        ),
         *(f"--timeout={TIMEOUT_S}", "-o", f"faulthandler_timeout={TIMEOUT_S + 60}", *arguments),
     ]
     environment = {
         "BATCHING_BACKEND": backend,
         "BATCHING_TEST_PATIENCE": str(PATIENCE_S),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
     }
     try:
         tree = debian.fetch(kernel, CACHE)

@@ -25,6 +25,16 @@ _MAX_LEARNT: Final = 4096
 _ANY_SEGMENT_SIZE: Final = 65535
 
 
+def least_refused(code: int, segment_size: int) -> int:
+    """Return from which segment size on a destination may refuse trains, by one that met ``code``.
+
+    0: that errno says nothing of other trains.
+    """
+    if code in GSO_REFUSED:
+        return 1
+    return segment_size if code in SEGMENT_TOO_LARGE else 0
+
+
 class Lessons:
     """What the destinations of one Conn taught.  Safe from several threads."""
 
@@ -57,14 +67,16 @@ class Lessons:
         has_lost = False
         with self._lock:
             if code in GSO_REFUSED:
-                has_lost = peer.max_segments > 1
+                is_news = has_lost = peer.max_segments > 1
                 peer.max_segments = 1
             elif code in SEGMENT_TOO_LARGE:
+                is_news = segment_size <= peer.max_segment_size
                 peer.max_segment_size = min(peer.max_segment_size, segment_size - 1)
             else:
                 return False
-            reason = errno.errorcode[code]
-            self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
+            if is_news:  # else another thread has learnt it meanwhile
+                reason = errno.errorcode[code]
+                self.fallbacks[reason] = self.fallbacks.get(reason, 0) + 1
             if not self.learnt:
                 self._watch = watch_routes()
             self.learnt.pop(peer, None)  # to the end: the order is that of time

@@ -70,7 +70,7 @@ class Receiver:
                 if taken := slots.take(limit):
                     return taken
         finally:
-            if slots.pending:
+            if slots.has_pending:
                 self._descriptor.kick()
 
     def segments(self) -> list[Segments]:
@@ -82,7 +82,7 @@ class Receiver:
                 if taken := slots.take_segments():
                     return taken
         finally:
-            if slots.pending:
+            if slots.has_pending:
                 self._descriptor.kick()
 
     def into(self, msgs: Sequence[Message], flags: int) -> int:
@@ -98,7 +98,7 @@ class Receiver:
                 if n := slots.take_into(msgs):
                     return n
         finally:
-            if slots.pending:
+            if slots.has_pending:
                 self._descriptor.kick()
 
     def _await_datagrams(self, msgs: Sequence[Message] = (), is_nonblocking: bool = False) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._backend import WINDOW, Counters, Peer, Peers, SendPlan
 from ._errors import SendError, os_error, send_error
 from ._kernel import WOULD_BLOCK
-from ._lessons import Lessons
+from ._lessons import Lessons, least_refused
 from ._waiter import POLLOUT, Waiter
 from .segments import Segments
 
@@ -35,14 +35,22 @@ _PAUSES_S: Final = (0.001, 0.002, 0.004)  # when the device's queue is full (ENO
 class _Trial:
     """A train that failed and goes out singly: what that proves is yet to be seen."""
 
-    __slots__ = ("end", "errno", "is_open", "peer", "segment_size")
+    __slots__ = ("end", "errno", "is_open", "peer", "segment_size", "teaches")
 
     def __init__(self, plan: SendPlan, errno: int) -> None:
         self.errno = errno
         self.peer = plan.peer()
         self.segment_size = plan.segment_size()
-        self.end = plan.position + plan.split()
+        # Later trains that the same would become of are split too, on suspicion: one call
+        # can then bring the proof and all the rest.
+        least = least_refused(errno, self.segment_size)
+        self.teaches = bool(least)
+        self.end = plan.position + (plan.split(least) if least else plan.split())
         self.is_open = True
+
+    def limit(self, position: int) -> int:
+        """Return how many messages to try: of its own only, while others may meet the same."""
+        return WINDOW if self.teaches else self.end - position
 
     def is_proved(self, position: int) -> bool:
         """Tell, once, whether what went out from ``position`` on shows that GSO was at fault.
@@ -77,6 +85,8 @@ class Sender:
     def send(self, datagrams: Iterable[tuple[Buffer, Address | None]]) -> int:
         """Send pairs of (data, address); return how many datagrams."""
         items = list(datagrams)
+        if self._learnt:
+            self.lessons.forget()
         try:  # as _take_plan and _attempt do: their calls would cost a single datagram 2 %
             plan = self._plans.pop()
         except IndexError:
@@ -84,7 +94,7 @@ class Sender:
         try:
             if plan.load(items) < len(items):
                 return self._send_windows(plan, items, are_trains=False)
-            if self._learnt or self._waiter.is_timed:
+            if self._waiter.is_timed:
                 error = self._attempt(plan)
             else:
                 error = plan.attempt(self._descriptor)[1]
@@ -160,6 +170,8 @@ class Sender:
 
     def _take_plan(self) -> SendPlan:
         # Given back by whoever takes it: there are as many as there were calls at one time.
+        if self._learnt:
+            self.lessons.forget()  # what is due, before it is planned by
         try:
             return self._plans.pop()
         except IndexError:
@@ -167,15 +179,9 @@ class Sender:
 
     def _attempt(self, plan: SendPlan) -> int:
         """Make the first attempt, mostly the only one; return its errno for _finish."""
-        if (self._learnt or self._waiter.is_timed) and self._is_hindered():
+        if self._waiter.is_timed and self._waiter.is_late(POLLOUT):
             return 0
         return plan.attempt(self._descriptor)[1]
-
-    def _is_hindered(self) -> bool:
-        """Tell whether the deadline has passed; forget what is due to be forgotten."""
-        if self._learnt:
-            self.lessons.forget()
-        return self._waiter.is_late(POLLOUT)
 
     def _finish(
         self,
@@ -191,7 +197,7 @@ class Sender:
         if self._descriptor.closed and not any(plan.position for plan in plans):
             raise os_error(errno.EBADF)
         started = self._waiter.clock()
-        end = errno.ETIMEDOUT if self._is_hindered() else 0
+        end = errno.ETIMEDOUT if self._waiter.is_late(POLLOUT) else 0
         has_failed = False
         for plan in plans:
             if not end:
@@ -220,7 +226,7 @@ class Sender:
             ticket = self._descriptor.ticket
             sent, error = 0, known
             if not known:
-                limit = trial.end - plan.position if trial else WINDOW
+                limit = trial.limit(plan.position) if trial else WINDOW
                 sent, error = plan.attempt(self._descriptor, limit)
             known = 0
             if sent:

@@ -114,7 +114,13 @@ class Waiter:
         """Sleep ``pause_s`` (less if kicked); False, at once, if that passes the end."""
         if self._left(direction, started) < pause_s:
             return False
-        self.descriptor.wait(0, pause_s, self.descriptor.ticket)
+        descriptor, ticket = self.descriptor, self.descriptor.ticket
+        end, left_s = self.clock() + pause_s, pause_s
+        while left_s > 0:  # a signal ends a wait early
+            descriptor.wait(0, left_s, ticket)
+            if descriptor.closed or descriptor.ticket != ticket:
+                break
+            left_s = end - self.clock()
         return True
 
     def _left(self, direction: int, started: float) -> float:

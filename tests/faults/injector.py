@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from batching import Conn, Message, Segments, min_control_message_size
 from batching._address import Address
 from batching._kernel import MSG_TRUNC
-from loopback import PATIENCE_S, assert_nothing_left
+from loopback import assert_nothing_left
 from netns import Tun, namespace
 from packets import build, build_train, noise
 
@@ -23,6 +23,7 @@ SOURCES: Final = {
 }
 LOCAL: Final = {"IPv4": (OWN[0], 0), "IPv6": (OWN[1], 0), "both": ("::", 0)}
 MAX_PAYLOAD: Final = 65507  # of either family: what IPv4 can carry
+_PATIENCE_S: Final = 5.0  # what is injected has arrived, or is held back for 20 ms
 GUARD: Final = b"\xa5" * 8  # behind each buffer that is to be filled
 
 # What read_batch is given: rooms in bytes, again and again for as many messages as there are.
@@ -101,7 +102,7 @@ class Reader:
         self._conn, self._injector = conn, injector
         self._kept: list[tuple[Segments, list[bytes]]] = []
         self.n_cut = 0
-        conn.settimeout(PATIENCE_S)
+        conn.settimeout(_PATIENCE_S)
 
     def read(self, way: str) -> None:
         """Receive once; there must be something."""

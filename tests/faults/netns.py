@@ -148,6 +148,8 @@ class Link:
             side.run("ip", "-batch", "-", feed="\n".join(commands))
         for device, side in (("v0", left), ("v1", right)):
             wait_for_carrier(side, device)
+        for side, own in ((left, self.LEFT), (right, self.RIGHT)):
+            wait_for_address(side, own[1])
 
     def shape(self, rate: str, *, burst: int = 3000, limit: int = 10**7) -> None:
         """Let v0 send ``rate`` (8kbit: next to nothing), with a queue of ``limit`` bytes.
@@ -182,8 +184,17 @@ def link(mtu: int = 1500) -> Iterator[Link]:
 
 def wait_for_carrier(side: Namespace, device: str) -> None:
     end = time.monotonic() + PATIENCE_S
-    while "LOWER_UP" not in side.ip(f"-o link show dev {device}"):
+    # Not LOWER_UP, which is there before the queue works and IPv6 has its routes.
+    while "state UP" not in side.ip(f"-o link show dev {device}"):
         assert time.monotonic() < end, f"{device} has no carrier"
+        time.sleep(0.005)
+
+
+def wait_for_address(side: Namespace, host: str) -> None:
+    """Return when an IPv6 address of its own is received at: that follows later than bind."""
+    end = time.monotonic() + PATIENCE_S
+    while f"local {host} " not in side.ip("-6 route show table local"):
+        assert time.monotonic() < end, f"{host} is not routed"
         time.sleep(0.005)
 
 
@@ -227,6 +238,9 @@ class Tun:
         for address in addresses:
             side.ip(f"addr add {address} dev {name}" + (" nodad" if ":" in address else ""))
         side.ip(f"link set {name} mtu {mtu} txqueuelen 20000 up")
+        for address in addresses:
+            if ":" in address:
+                wait_for_address(side, address.partition("/")[0])
 
     def close(self) -> None:
         os.close(self._fd)

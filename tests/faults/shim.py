@@ -52,13 +52,16 @@ class FaultyKernel:
         return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="session")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> FaultyKernel:
-    """Give the shim, compiled anew."""
+def build(folder: Path) -> Path:
+    """Compile the shim into a folder.
+
+    Raises:
+        FileNotFoundError: It cannot be compiled here.
+    """
     compiler = shutil.which(_COMPILER) or shutil.which("cc")
     if sys.platform != "linux" or compiler is None:
-        pytest.skip("needs Linux and a C compiler")
-    library = tmp_path_factory.mktemp("shim") / "shim.so"
+        raise FileNotFoundError("needs Linux and a C compiler")
+    library = folder / "shim.so"
     options = ["-std=gnu11", "-Wall", "-Wextra", "-O1", "-fPIC", "-shared", "-fvisibility=hidden"]
     done = subprocess.run(
         [compiler, *options, "-o", str(library), str(_SOURCE), "-lpthread"],
@@ -69,4 +72,13 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> FaultyKernel:
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
-    return FaultyKernel(library)
+    return library
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> FaultyKernel:
+    """Give the shim, compiled anew."""
+    try:
+        return FaultyKernel(build(tmp_path_factory.mktemp("shim")))
+    except FileNotFoundError as error:
+        pytest.skip(str(error))

@@ -72,14 +72,16 @@ def _fates(error: SendError, singles: list[list[Item]]) -> tuple[dict[int, int],
     return failed, sorted(unsent)
 
 
-def _send_cell(timeout: float | None, way: str, rules: str, items: list[Any]) -> dict[str, Any]:
+def _send_cell(
+    timeout: float | None, way: str, rules: str, items: list[Any], is_connected: bool
+) -> dict[str, Any]:
     """Make a call under ``rules``, and one without them that sends what it left."""
     given: list[Item] = [(bytes.fromhex(data), size, (HOST, port)) for data, size, port in items]
     singles = _singles(given)
     told: dict[str, Any] = {"kind": "", "errno": 0, "disabled": 0}
     failed: dict[int, int] = {}
     unsent: list[int] = []
-    with open_conn((HOST, 0)) as conn:
+    with open_conn((HOST, 0), given[0][2] if is_connected else None) as conn:
         conn.settimeout(timeout)
         error: BaseException | None = None
         _load(rules)
@@ -226,6 +228,7 @@ def race(way: str, rules: str, shared: int, own: list[int], rounds: int, n: int)
         "fallbacks": dict(stats.gso_fallbacks),
         "counted": stats.send_datagrams,
         "errors": stats.send_errors,
+        "trains": stats.send_trains,
     }
 
 

@@ -34,6 +34,7 @@ TEACHES = (errno.EIO, errno.EINVAL, errno.EPERM, errno.EMSGSIZE)
 WAYS = ("send_batch", "send_segments", "write_batch_to")
 N_PEERS = 3
 SOON_S = 0.003
+LONG_S = 15.0
 
 
 class Cell(NamedTuple):
@@ -103,8 +104,9 @@ def run(
                 "way": cell.way,
                 "rules": cell.rules.format(*ports),
                 "items": [(data.hex(), size, ports[peer]) for data, size, peer in cell.items],
+                "is_connected": cell.way == "write_batch_to" and count % 2 == 1,
             }
-            for cell in cells
+            for count, cell in enumerate(cells)
         ],
     )
     for cell, told in zip(cells, results, strict=True):
@@ -144,9 +146,11 @@ def check_account(cell: Cell, told: dict[str, Any]) -> None:
 
 def alone() -> Iterator[tuple[Cell, int, str, int]]:
     """Yield cells with one errno each, and its errno, kind and place."""
-    matrix = itertools.product(CODES, ("trains", "singles"), range(3), WAYS, (None, SOON_S, 0.0))
+    matrix = itertools.product(CODES, ("trains", "singles"), range(3), WAYS, (None, LONG_S, 0.0))
     for number, (code, kind, place, way, timeout) in enumerate(matrix):
-        count = 0 if code == errno.EAGAIN and timeout else 1  # the time must run out
+        count = 1
+        if code == errno.EAGAIN and timeout:
+            timeout, count = SOON_S, 0  # noqa: PLW2901 - it is to run out
         name = f"{way} of {kind}, {errno.errorcode[code]} at message {place}, timeout {timeout}"
         rules = refusals(way, kind, place, (code,), count, 0)
         yield Cell(name, way, timeout, rules, made(number, way, kind)), code, kind, place

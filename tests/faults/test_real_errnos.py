@@ -22,7 +22,7 @@ from batching._kernel import SOL_UDP
 from ends import SIZE, Ends, codes, ends_on
 from fake_core import Clock
 from loopback import PATIENCE_S, Address, PlainPeer, needs_gso, needs_ipv6, needs_room, until
-from netns import Link, link, needs_netns, one_cpu
+from netns import Link, link, needs_netns, one_cpu, wait_for_address
 from numbered import WAYS, Batch, assert_arrived, failed, numbered, send, taken
 
 pytestmark = [needs_netns, needs_gso, needs_ipv6, needs_room, pytest.mark.kernel]
@@ -52,8 +52,10 @@ def option(conn: Conn, level: int, name: int, value: int) -> Iterator[None]:
     """Set a socket option through a duplicate of the descriptor; 0 is what it was."""
     with socket.socket(fileno=os.dup(conn.fileno())) as twin:
         twin.setsockopt(level, name, value)
-        yield
-        twin.setsockopt(level, name, 0)
+        try:
+            yield
+        finally:
+            twin.setsockopt(level, name, 0)
 
 
 # EINVAL: trains without checksums
@@ -238,27 +240,39 @@ def test_a_destination_without_a_route_costs_what_goes_there(ends: Ends, kind: s
         assert ends.sends_trains()
 
 
+@contextlib.contextmanager
+def beyond(ends: Ends) -> Iterator[PlainPeer]:
+    """Give a peer in the right namespace to which left has no route."""
+    address = f"{NOWHERE[ends.version]} dev lo"
+    ends.net.right.ip(f"addr add {address}" + (" nodad" if ends.version == 6 else ""))
+    try:
+        if ends.version == 6:
+            wait_for_address(ends.net.right, NOWHERE[6])
+        with ends.net.right:
+            peer = PlainPeer(NOWHERE[ends.version])
+        with peer:
+            yield peer
+    finally:
+        ends.net.right.ip(f"addr del {address}")
+
+
 def test_a_route_that_vanishes_costs_what_is_sent_meanwhile(ends: Ends) -> None:
-    host = NOWHERE[ends.version]
-    ends.net.right.ip(f"addr add {host} dev lo")
-    with ends.net.right:
-        beyond = PlainPeer(host)
-    way = f"{host} via {Link.RIGHT[ends.version == 6]}"
-    with beyond, route(ends.net, way):
-        batch = numbered([SIZE] * 80, beyond.address, ends.other.address)
+    way = f"{NOWHERE[ends.version]} via {Link.RIGHT[ends.version == 6]}"
+    with beyond(ends) as peer, route(ends.net, way):
+        batch = numbered([SIZE] * 80, peer.address, ends.other.address)
         assert send(ends.conn, batch) is None
-        assert_arrived(batch, beyond, ends.other)
+        assert_arrived(batch, peer, ends.other)
         ends.net.left.ip(f"route del {way}")
         error = send(ends.conn, batch)
-        assert error
-        assert codes(error) == {errno.ENETUNREACH}
-        assert_arrived(taken(batch, error), beyond, ends.other)
         ends.net.left.ip(f"route add {way}")
+        assert error
+        assert failed(batch, error) == [pair for pair in batch if pair[1] == peer.address]
+        assert codes(error) == {errno.ENETUNREACH}
+        assert_arrived(taken(batch, error), peer, ends.other)
         assert send(ends.conn, failed(batch, error)) is None
-        assert_arrived(failed(batch, error), beyond)
-        assert ends._replace(far=beyond).sends_trains()
+        assert_arrived(failed(batch, error), peer)
+        assert ends._replace(far=peer).sends_trains()
         assert ends.conn.stats().gso_fallbacks == {}
-    ends.net.right.ip(f"addr del {host} dev lo")
 
 
 # EMSGSIZE: a datagram that is too long

@@ -27,6 +27,8 @@ cdef extern from *:
     #define batching_resume_gc(was) ((void)(was))
     #endif
     #define batching_stolen(o) (o)
+    /* Of a list that nobody else has seen, and whose items from n on are NULL: it cannot fail. */
+    #define batching_shorten(l, n) Py_SET_SIZE((PyVarObject *)(l), (n))
     /* What bytearray's own getbuffer and releasebuffer do; with the GIL held. */
     #define batching_pin(o) (Py_INCREF(o), (void)((PyByteArrayObject *)(o))->ob_exports++)
     #define batching_unpin(o) (((PyByteArrayObject *)(o))->ob_exports--, Py_DECREF(o))
@@ -45,6 +47,7 @@ cdef extern from *:
     bint BATCHING_HAS_GIL
     void batching_pin(PyObject *bytearray) noexcept
     void batching_unpin(PyObject *bytearray) noexcept
+    void raw_list_shorten "batching_shorten"(PyObject *l, Py_ssize_t n) noexcept
     object stolen "batching_stolen"(PyObject *reference)  # hand a reference over to Cython
 
 cdef extern from "Python.h":
@@ -53,7 +56,6 @@ cdef extern from "Python.h":
     PyObject *raw_tuple "PyTuple_New"(Py_ssize_t n)
     void raw_tuple_set "PyTuple_SET_ITEM"(PyObject *t, Py_ssize_t i, PyObject *o) noexcept
     PyObject *raw_list "PyList_New"(Py_ssize_t n)
-    int raw_list_cut "PyList_SetSlice"(PyObject *l, Py_ssize_t start, Py_ssize_t stop, PyObject *nothing) except -1
     void raw_list_set "PyList_SET_ITEM"(PyObject *l, Py_ssize_t i, PyObject *o) noexcept
     void raw_untrack "PyObject_GC_UnTrack"(PyObject *o) noexcept
     void raw_incref "Py_INCREF"(PyObject *o) noexcept

@@ -20,6 +20,9 @@ class RecvSlots:
 
     pending: int
     """Datagrams received and not yet taken."""
+    @property
+    def has_pending(self) -> bool:
+        """Whether any are; told without memory, unlike their number."""
     overflows: int
     """The last SO_RXQ_OVFL (u32, cumulative, wraps)."""
     ticket: int

@@ -15,7 +15,7 @@ from .descriptor cimport Counters, Descriptor
 from .linux cimport (
     MSG_CTRUNC, MSG_TRUNC, batching_count, batching_pause_gc, batching_resume_gc, iovec, mmsghdr,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_trylock,
-    pthread_mutex_unlock, raw_bytes, raw_decref, raw_incref, raw_list, raw_list_cut, raw_list_set,
+    pthread_mutex_unlock, raw_bytes, raw_decref, raw_incref, raw_list, raw_list_set, raw_list_shorten,
     raw_tuple, raw_tuple_set, raw_untrack, sockaddr_in6, stolen,
 )
 from .message cimport Message, Target, is_ready, locate
@@ -88,6 +88,10 @@ cdef class RecvSlots:
         free(self.names)
         free(self.controls)
         pthread_mutex_destroy(&self.lock)
+
+    @property
+    def has_pending(self):
+        return self.pending > 0
 
     cdef void acquire(self) noexcept:
         # Never held while waiting, yet by others over a system call: let them come to its end.
@@ -212,13 +216,17 @@ cdef class RecvSlots:
             if taken == 0:  # else what is there is returned, and the rest waits
                 raise
         finally:
-            batching_resume_gc(was_collecting)
-            pthread_mutex_unlock(&self.lock)
-            if out != NULL and taken < n:
-                raw_list_cut(out, taken, n, NULL)
-            if out != NULL and taken == 0 and n > 0:
-                raw_decref(out)
+            self.hand_over(out, taken, n, was_collecting)
         return stolen(out)
+
+    cdef void hand_over(self, PyObject *out, int taken, int room, int was_collecting) noexcept:
+        # Ends what takes into a list: nothing here can fail, so nothing taken is lost.
+        batching_resume_gc(was_collecting)
+        pthread_mutex_unlock(&self.lock)
+        if out != NULL:
+            raw_list_shorten(out, taken)
+            if taken == 0 and room > 0:  # the call raises
+                raw_decref(out)
 
     cdef int take_pairs(self, PyObject *out, int start, int stop) except -1:
         # Of one arrival; the sender is looked up once.
@@ -251,23 +259,26 @@ cdef class RecvSlots:
         return i - start
 
     def take_segments(self):
-        cdef int was_collecting, n = 0
-        cdef list out
+        cdef int was_collecting, room = 0, n = 0
+        cdef PyObject *out = NULL
         self.acquire()
         was_collecting = batching_pause_gc()
         try:
-            out = [None] * (self.n_arrived - self.current if self.pending else 0)
+            room = self.n_arrived - self.current if self.pending else 0
+            out = raw_list(room)
+            if out == NULL:
+                raise MemoryError
             while self.pending:
-                out[n] = self.take_train()
+                train = self.take_train()
+                raw_incref(<PyObject *>train)
+                raw_list_set(out, n, <PyObject *>train)
                 n += 1
         except MemoryError:
             if n == 0:
                 raise
         finally:
-            batching_resume_gc(was_collecting)
-            pthread_mutex_unlock(&self.lock)
-        del out[n:]
-        return out
+            self.hand_over(out, n, room, was_collecting)
+        return stolen(out)
 
     cdef object take_train(self):
         cdef Arrival *arrival = self.next_arrival()
@@ -293,7 +304,7 @@ cdef class RecvSlots:
         return train
 
     def check(self, msgs):
-        self.prepare_messages(as_list(msgs))
+        self.prepare_messages(list(msgs))
 
     cdef int prepare_messages(self, list msgs) except -1:
         cdef int i = 0
@@ -312,45 +323,43 @@ cdef class RecvSlots:
         return 0
 
     def take_into(self, msgs):
-        cdef list items = as_list(msgs)
+        cdef list items = msgs if type(msgs) is list else list(msgs)
         cdef list replaced = []  # what a Message held; let go of after the lock, it may be anything
-        cdef int filled = 0
-        cdef int was_collecting
+        cdef int was_collecting, filled = 0
         self.prepare_messages(items)
         self.acquire()
         was_collecting = batching_pause_gc()
         try:
-            while self.pending and filled < len(items) and isinstance(items[filled], Message):
-                n = self.fill_from_train(items, filled, replaced)
-                if n == 0:
-                    break
-                filled += n
+            while self.pending and filled < len(items) and self.fill_from_train(items, &filled, replaced):
+                pass
             if self.pending and filled == 0 and items:
                 raise ValueError("message 0: its buffers changed during the call")
+        except MemoryError:
+            if filled == 0:  # as in take()
+                raise
         finally:
             batching_resume_gc(was_collecting)
             pthread_mutex_unlock(&self.lock)
         return filled
 
-    cdef int fill_from_train(self, list items, int start, list replaced) except -1:
-        # Of one arrival; the sender is looked up once.
+    cdef int fill_from_train(self, list items, int *filled, list replaced) except -1:
+        # Of one arrival, whose sender is looked up once.  What is filled counts, also when it raises.
+        cdef int start = filled[0]
         cdef Arrival *arrival = self.next_arrival()
         cdef object address = self.sender()
         cdef Message message
         cdef Target data, oob
-        cdef int i = start
-        while i < len(items) and arrival.n_taken < arrival.n_datagrams:
-            if type(items[i]) is not Message:
-                break
-            message = <Message>items[i]
+        while (filled[0] < len(items) and type(items[filled[0]]) is Message
+               and arrival.n_taken < arrival.n_datagrams):
+            message = <Message>items[filled[0]]
             if not locate(message, &data, &oob):
                 break
             if message.addr is not address:
                 replaced.append(message.addr)
                 message.addr = address
             self.fill(message, arrival, &data, &oob)
-            i += 1
-        return i - start
+            filled[0] += 1
+        return filled[0] - start
 
     cdef void fill(self, Message message, Arrival *arrival, Target *data, Target *oob) noexcept:
         cdef Slot *slot = &self.slots[self.current]
@@ -383,10 +392,6 @@ cdef class RecvSlots:
     def after_fork(self):
         pthread_mutex_init(&self.lock, NULL)
         pthread_mutex_init(&self.pool.pool.lock, NULL)
-
-
-cdef inline list as_list(object msgs):
-    return <list>msgs if type(msgs) is list else list(msgs)
 
 
 def parse_control(const unsigned char[::1] control not None):

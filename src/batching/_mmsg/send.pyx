@@ -26,6 +26,7 @@ from ..segments import Segments
 cdef enum:
     WINDOW_ = 1024  # datagrams or trains; sendmmsg itself takes 1024 messages at most
     INITIAL_ITEMS = 128
+    NO_SEGMENT = 65536  # is as long
     KEPT_MESSAGES = 8192  # room for more is given back after the call that needed it: 1 MiB
 
 WINDOW = WINDOW_
@@ -275,14 +276,14 @@ cdef class SendPlan:
     def segment_size(self):
         return self.current().segment_size
 
-    def split(self):
+    def split(self, int least=NO_SEGMENT):
         cdef int n = self.current().n_datagrams
-        if not cut_trains(&self.plan, self.position, True):
+        if not cut_trains(&self.plan, self.position, max(least, 1)):
             raise MemoryError
         return n
 
     def recut(self):
-        if not cut_trains(&self.plan, self.position, False):
+        if not cut_trains(&self.plan, self.position, 0):
             raise MemoryError
 
     def skip(self, int failure):

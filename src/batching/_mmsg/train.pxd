@@ -329,19 +329,24 @@ cdef inline void cut_into(Plan *cut, Plan *plan, Train *train) noexcept nogil:
             add_piece(cut, copy, piece.item, piece.first_datagram, piece.n_datagrams,
                       <char *>vector.iov_base, vector.iov_len)
 
-cdef inline bint is_to_cut(Plan *plan, int i, int position, bint only_first) noexcept nogil:
-    if only_first:
-        return i == position and plan.trains[i].n_datagrams > 1
-    return i >= position and is_refused(&plan.trains[i])
+cdef inline bint is_to_cut(Plan *plan, int i, int position, int least) noexcept nogil:
+    cdef Train *train = &plan.trains[i]
+    if i <= position:
+        return i == position and train.n_datagrams > 1
+    return train.peer == plan.trains[position].peer and train.segment_size >= least
 
-cdef inline bint cut_trains(Plan *plan, int position, bint only_first) noexcept nogil:
-    # Cut the train at `position`, or else those from there on that their peers refuse.
+cdef inline bint cut_trains(Plan *plan, int position, int least) noexcept nogil:
+    # Cut the train at `position`, and those to its peer of segments of `least` bytes or more;
+    # 0: those from there on that their peers refuse.
     cdef Plan cut
     cdef int i
     cdef size_t more = 0
     memset(&cut, 0, sizeof(Plan))
     for i in range(plan.n_trains):
-        plan.trains[i].is_cut = is_to_cut(plan, i, position, only_first)
+        if least:
+            plan.trains[i].is_cut = is_to_cut(plan, i, position, least)
+        else:
+            plan.trains[i].is_cut = i >= position and is_refused(&plan.trains[i])
         if plan.trains[i].is_cut:
             more += plan.trains[i].n_datagrams
     if more == 0:

@@ -3,31 +3,35 @@
 Some facts, and what they mean for us:
 
 - Closing a descriptor that another thread polls does not wake it, and its number may
-  be given to somebody else at once.  Hence close() only refuses, and who leaves last,
-  or close() itself when nobody is inside, closes.
+  be given to somebody else at once.  Hence the *hold*: who is inside refers to it, and so
+  does the descriptor until it is closed; with the last reference the socket is closed.
+- Python handles signals where it calls, enters a function, jumps back, and while it
+  waits for a lock; the handler may raise, and what it raises keeps every frame on its way,
+  with all their variables.  Hence leaving is the loss of a reference, which is no call,
+  and the socket is closed by C alone (a weak reference's callback).  No frame but the one
+  that clears it has the hold in a variable.
 - A wake-up that is drained by the first who wakes is missed by the second.  Hence the
   *ticket*: a kick makes every ticket old, and the wake-up is drained by the last of the
   sleepers that hold an old one.  Who falls asleep meanwhile wakes at once and goes round
-  again.
-- Python handles signals where it calls, enters a function, jumps back, and while it
-  waits for a lock; the handler may raise.  Hence leaving is one operation in C, without
-  a lock (``pop``, ``discard``), and what comes after it is made good by the next who leaves
-  or closes, should it not be reached.  What Python does not let us mend: a handler that
-  raises on entry to our __exit__ leaves somebody inside for good, and the socket is
-  then closed by its finalizer.
+  again.  Draining that was interrupted is made good by the next who leaves.
 - A forked child shares the wake-up with its parent and has none of its threads.  Hence
   a new one, and nobody inside, before a child touches either.
 
-The lock is reentrant: a signal handler may well close or kick.
+The lock is reentrant: a signal handler may well close or kick.  Where references are not
+counted (not CPython) the socket is closed when the collector comes by: late, never early.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
+import operator
 import os
 import select
 import socket
 import threading
+import weakref
+from collections.abc import Callable
 from typing import Final, final
 
 from .._errors import os_error
@@ -38,6 +42,26 @@ __all__ = ["Descriptor"]
 _POLLIN: Final[int] = getattr(select, "POLLIN", 1)
 _POLLOUT: Final[int] = getattr(select, "POLLOUT", 4)
 _LONGEST_SLEEP_S: Final = 1_000_000.0  # poll takes an int of milliseconds: 24 days
+_IGNORE: Final[Callable[..., object]] = "".format  # takes anything, does nothing, in C
+
+
+class _Hold:
+    """What everybody inside refers to."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Closing(weakref.ref[_Hold]):
+    """Closes the socket when the last reference to the hold is gone."""
+
+    __slots__ = ("close",)
+
+    close: Callable[[], object]
+
+    def __new__(cls, hold: _Hold, sock: socket.socket) -> _Closing:
+        closing = super().__new__(cls, hold, operator.methodcaller("close"))
+        closing.close = functools.partial(socket.SocketType.close, sock)
+        return closing
 
 
 @final
@@ -50,8 +74,8 @@ class Descriptor:
 
     __slots__ = (
         "__weakref__",
-        "_calls",
-        "_inside",
+        "_closing",
+        "_hold",
         "_is_signalled",
         "_lock",
         "_pid",
@@ -59,7 +83,6 @@ class Descriptor:
         "_sock",
         "_timeout_s",
         "_wakeup",
-        "closed",
         "ticket",
     )
 
@@ -75,54 +98,36 @@ class Descriptor:
         except BaseException:
             self._wakeup.close()
             raise
-        self._sock: socket.socket | None = sock  # None once it was given back
+        self._sock = sock
+        self._hold: _Hold | None = _Hold()  # None once closed
+        self._closing: _Closing | None = _Closing(self._hold, sock)  # None once given back
         self._lock = threading.RLock()
         self._pid = os.getpid()
-        # Who is inside, by the three ways in.  Added to under the lock only.
-        self._inside: list[None] = []
-        self._calls: set[object] = set()
         self._sleepers: dict[object, int] = {}  # to their tickets
         self._is_signalled = False
         self.ticket = 0
-        self.closed = False
 
     def __enter__(self) -> socket.socket:
-        is_inside = False
-        try:
-            with self._lock:
-                sock = self._sock
-                if self.closed or sock is None:
-                    raise os_error(errno.EBADF)
-                self._inside += (None,)
-                is_inside = True
-            return sock
-        except BaseException:
-            if is_inside:
-                self.__exit__()
-            raise
+        if self._hold is None:
+            raise os_error(errno.EBADF)
+        return self._sock
 
-    def __exit__(self, *exc_info: object) -> None:
-        del self._inside[-1:]  # of none, too: who was inside when the process forked
-        if self.closed:
-            self._settle()
+    @property
+    def __exit__(self) -> Callable[..., object]:  # noqa: PLE0302 - a property
+        """A callable that has the hold.
 
-    def _enter(self, call: object) -> socket.socket:
-        """Enter as ``call``, which leaves by ``finally: _calls.discard(call)``, then _settle().
-
-        That has no gap at all for a signal handler, so the attempts do it; it is no
-        ``with`` of its own, because a function of Python's on the way out is the gap.
+        ``with`` asks for it before it enters, and drops it when it has left by whichever way.
         """
-        with self._lock:
-            sock = self._sock
-            if self.closed or sock is None:
-                raise os_error(errno.EBADF)
-            self._calls.add(call)
-        return sock
+        return functools.partial(_IGNORE, self._hold)
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether it refuses calls."""
+        return self._hold is None
 
     def fileno(self) -> int:
         """Return the descriptor's number, -1 once closed."""
-        sock = self._sock
-        return -1 if self.closed or sock is None else sock.fileno()
+        return -1 if self._hold is None else self._sock.fileno()
 
     def wait(self, events: int, timeout_s: float, ticket: int) -> None:
         """Sleep until ``events`` (poll's flags) or an error, a kick, close, the time.
@@ -132,14 +137,16 @@ class Descriptor:
         """
         self._own()
         sleeper = object()
+        hold = None
         try:
             with self._lock:
-                sock = self._sock
-                if self.closed or sock is None or ticket != self.ticket:
+                hold = self._hold
+                if hold is None or ticket != self.ticket:
                     return
                 self._sleepers[sleeper] = ticket
-            _sleep(sock, self._wakeup, events, timeout_s)
+            _sleep(self._sock, self._wakeup, events, timeout_s)
         finally:
+            hold = None
             self._sleepers.pop(sleeper, None)
             if self.closed or self._is_signalled:
                 self._settle()
@@ -149,7 +156,7 @@ class Descriptor:
         self._own()
         with self._lock:
             self.ticket += 1
-            if self._sleepers and not self.closed and not self._is_signalled:
+            if self._sleepers and self._hold is not None and not self._is_signalled:
                 self._is_signalled = True
                 self._wakeup.signal()
 
@@ -157,8 +164,8 @@ class Descriptor:
         """Refuse further calls, wake who waits; the socket is closed by who leaves last."""
         self._own()
         with self._lock:
-            if not self.closed:
-                self.closed = True
+            if self._hold is not None:
+                self._hold = None
                 self._wakeup.signal()  # for good: nobody drains what is closed
             self._settle()
 
@@ -169,28 +176,29 @@ class Descriptor:
         OSError(EBADF) if it was.
         """
         with self._lock:
-            sock = self._sock
-            if self.closed or sock is None:
+            if self._hold is None:
                 raise os_error(errno.EBADF)
-            sock.settimeout(self._timeout_s)
-            self.closed = True
-            self._sock = None
+            self._sock.settimeout(self._timeout_s)
+            self._closing = None  # a weak reference that is gone calls nobody
+            self._hold = None
             self._wakeup.signal()
             self._settle()
-            return sock
+            return self._sock
 
     def after_fork(self) -> None:
         """Forget, in a forked child, the parent's threads and the wake-up shared with it."""
         self._lock = threading.RLock()  # a thread that is gone may hold the old one
         self._pid = os.getpid()
-        self._inside = []
-        self._calls = set()
         self._sleepers = {}
         self._is_signalled = False
         self._wakeup.close()  # ours of the two; its room is the new one's
-        if not self.closed:
+        if self._hold is not None:
             self._wakeup = new_wakeup()
-        self._settle()  # who was to close it, in the parent, is not here to do it
+            hold = _Hold()  # the parent's threads have the old one for ever
+            self._closing = _Closing(hold, self._sock)
+            self._hold = hold
+        elif self._closing is not None:
+            self._closing.close()  # who was to do it, in the parent, is not here
 
     def _own(self) -> None:
         """In a child that nobody told of the fork, tell it."""
@@ -198,13 +206,11 @@ class Descriptor:
             self.after_fork()
 
     def _settle(self) -> None:
-        """Do what is left to the last: drain the wake-up, or close.  Safe to do again."""
+        """Do what is left to the last sleeper: drain the wake-up, or close it."""
         self._own()
         with self._lock:
-            if self.closed:
-                if not (self._inside or self._calls or self._sleepers):
-                    if self._sock is not None:
-                        self._sock.close()
+            if self._hold is None:
+                if not self._sleepers:
                     self._wakeup.close()
                 return
             is_stale = any(ticket != self.ticket for ticket in list(self._sleepers.values()))

@@ -6,7 +6,9 @@ Rule 2: only tuples of exact ``str`` and ``int`` are dictionary keys, and a Sock
 holds exact values too, so no user code (``__hash__``, ``__eq__``) runs in here.
 Rule 3: bounded by CLOCK: the hand passes over who was used since it last came by, and
 forgets the first who was not.  The connected peer is never forgotten.
-Rule 4: a hit takes no lock: one dictionary look-up, which is atomic, and a flag whose
+Rule 4: the lock is reentrant, since a signal handler or a finalizer may send or receive
+while its thread holds it, or raise.  Hence the order: into the ring first, out of it last.
+Rule 5: a hit takes no lock: one dictionary look-up, which is atomic, and a flag whose
 loss would cost no more than an early farewell.
 """
 
@@ -85,7 +87,7 @@ class Peers:
         self._is_dual_stack = is_dual_stack
         self._max_segments = max_segments
         self._capacity = capacity
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._by_spelling: dict[Address, Peer] = {}
         self._by_sockaddr: dict[Sockaddr, Peer] = {}
         self._ring: list[Peer] = []
@@ -148,6 +150,7 @@ class Peers:
                 and len(peer._spellings) < _MAX_SPELLINGS
                 and spelling not in self._by_spelling
                 and "%" not in spelling[0]
+                and peer is self._by_sockaddr.get(sockaddr)
             ):
                 peer._spellings.append(spelling)
                 self._by_spelling[spelling] = peer
@@ -163,8 +166,8 @@ class Peers:
             self._ring.append(peer)
         else:
             self._replace(peer)
-        self._by_sockaddr[sockaddr] = peer
-        return peer
+        # One that stands in the ring only, after a signal, is pushed out in its turn.
+        return self._by_sockaddr.setdefault(sockaddr, peer)
 
     def _replace(self, newcomer: Peer) -> None:
         """Put ``newcomer`` into the place of whom the hand finds unused.
@@ -180,16 +183,17 @@ class Peers:
             if peer._is_used:
                 peer._is_used = False
                 continue
-            self._ring[place] = newcomer
-            del self._by_sockaddr[peer._sockaddr]
             for spelling in peer._spellings:
-                del self._by_spelling[spelling]
+                self._by_spelling.pop(spelling, None)
+            if self._by_sockaddr.get(peer._sockaddr) is peer:
+                del self._by_sockaddr[peer._sockaddr]
+            self._ring[place] = newcomer
             return
         self._ring.append(newcomer)  # nobody but the connected one is there
 
     def _after_fork(self) -> None:
         """Make the lock new, in a forked child: a thread that is gone may hold it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def _exact(address: object) -> Address | None:

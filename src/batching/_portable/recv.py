@@ -1,20 +1,24 @@
 """RecvSlots: what the kernel gave, until somebody takes it.
 
-Rule 1: nothing is asked of the kernel while anything is pending, so a slab is written
-again only once all that stood in it was taken.  A slab of which a view was handed out
-belongs to its user, and is replaced.
-Rule 2: a taking call first builds all that it returns and then moves the mark, in one
-statement without a call: an exception on the way leaves everything pending.
-Rule 3: no user code runs under the lock.  What ``take_into`` fills is looked at, and its
-buffers are pinned, before; they are let go of after.
+Rule 1: nothing is asked of the kernel while anything is pending, so little waits here.
+A slab is written again only once all that stood in it was taken.  A slab of which a view
+was handed out belongs to its user, and is replaced.
+Rule 2: a taking call first builds all that it returns and then puts the new state in the
+place of the old, in one statement without a call: an exception on the way leaves
+everything pending.
+Rule 3: the lock keeps other threads out, but Python, and so a signal handler or a finalizer,
+runs under it, and may receive on this very object.  So the lock is reentrant, and who finds
+that the state is no longer the one it began with begins again, as if it came later.
 Rule 4: no error is lost.  One that ended an attempt which brought datagrams is told by
 the next attempt that would ask the kernel.
+Rule 5: what ``take_into`` fills is pinned before the lock is taken, and let go of after.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
+import operator
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,12 +40,13 @@ _HAS_RECVMSG = hasattr(socket.socket, "recvmsg_into")  # Windows has not
 
 _Control = list[tuple[int, int, bytes]]
 _Result = tuple[int, _Control, int, Any]  # recvmsg_into's: n, control, flags, address
+_Arrival = tuple[_Result, list[bytearray], int]  # with its slab, and its number in the attempt
 
 
 class _Train(NamedTuple):
     """A message that came: one datagram or several."""
 
-    slot: int
+    slab: list[bytearray]
     data: memoryview  # of its slab
     segment_size: int  # of all but the last
     n_datagrams: int
@@ -66,6 +71,14 @@ class _Piece(NamedTuple):
     n_datagrams: int
 
 
+class _State(NamedTuple):
+    """What is pending.  Each change makes a new one, whose identity tells of the change."""
+
+    trains: list[_Train]  # of which none is changed any more
+    first: int  # datagram of the first of them that goes next
+    pending: int
+
+
 @final
 class RecvSlots:
     """Slabs that the kernel writes into, and the datagrams in them not yet taken.
@@ -75,20 +88,18 @@ class RecvSlots:
 
     __slots__ = (
         "__weakref__",
+        "_arrived",
         "_control_size",
         "_counters",
         "_is_gro",
         "_kept_errno",
         "_lock",
-        "_mark",
         "_max_slots",
         "_min_oob",
         "_peers",
-        "_results",
-        "_slabs",
-        "_trains",
+        "_spare",
+        "_state",
         "overflows",
-        "pending",
         "ticket",
     )
 
@@ -108,16 +119,24 @@ class RecvSlots:
         self._max_slots = max_slots
         self._control_size = control_size
         self._min_oob = min_oob
-        self._lock = threading.Lock()
-        self._slabs: list[bytearray | None] = []  # None: given away, to be replaced
-        self._results: list[_Result] = []  # of the kernel, not yet made into trains
-        self._trains: list[_Train] = []  # of the last attempt
-        self._mark = 0, 0  # the train, and its datagram, that goes next
+        self._lock = threading.RLock()
+        self._spare: list[list[bytearray]] = []  # slabs, each as recvmsg_into wants it
+        self._arrived: list[_Arrival] = []  # of the kernel, not yet made into trains
+        self._state = _State([], 0, 0)
         self._kept_errno = 0
         self._is_gro = gro
-        self.pending = 0
         self.overflows = 0
         self.ticket = 0  # the descriptor's when the kernel was last asked, with nothing pending
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether any are; told without memory, unlike their number."""
+        return self.pending > 0
+
+    @property
+    def pending(self) -> int:
+        """Datagrams received and not yet taken."""
+        return self._state.pending
 
     def attempt(self, descriptor: Descriptor) -> tuple[int, int]:
         """Receive what is there, a slot a system call; return (datagrams pending, errno or 0).
@@ -127,50 +146,49 @@ class RecvSlots:
         of the same attempt may be pending.  ESHUTDOWN: the socket was shut down.
         """
         with self._lock:
-            if self.pending and not descriptor.closed:
-                return self.pending, 0
-            self.ticket = descriptor.ticket
-            call = object()
-            try:
-                return self._receive(descriptor._enter(call))
-            except OSError as error:
-                if error.errno != errno.EBADF:
-                    raise  # a signal handler's: what the kernel says, _receive returns
+            hold = descriptor._hold
+            if hold is None:
                 return 0, errno.EBADF
+            try:
+                if pending := self.pending:
+                    return pending, 0
+                self.ticket = descriptor.ticket
+                return self._receive(descriptor._sock)
             finally:
-                descriptor._calls.discard(call)
-                if descriptor.closed:
-                    descriptor._settle()
+                hold = None  # and so leave
 
     def take(self, limit: int = 0) -> list[tuple[bytes, Address]]:
         """Return pending datagrams, ``limit`` at most (0: all)."""
         with self._lock:
-            pieces = self._pieces(limit or self.pending)
-            taken = []
-            for train, first, count in pieces:
-                data = train.part(first, count).tobytes()
-                size, address = train.segment_size, train.address
-                starts = range(0, len(data), size) if data else (0,)
-                taken += [(data[start : start + size], address) for start in starts]
-            self._advance(pieces)
-            return taken
+            while True:
+                state = self._state
+                pieces = _pieces(state, limit or state.pending)
+                taken = []
+                for train, first, count in pieces:
+                    data = train.part(first, count).tobytes()
+                    size, address = train.segment_size, train.address
+                    starts = range(0, len(data), size) if data else (0,)
+                    taken += [(data[start : start + size], address) for start in starts]
+                if self._leave(state, pieces, [train.slab for train, _, _ in pieces]):
+                    return taken
 
     def take_segments(self) -> list[Segments]:
         """Return all that is pending as trains; those of 4 KiB and more are not copied."""
         with self._lock:
-            pieces = self._pieces(self.pending)
-            taken = []
-            for train, first, count in pieces:
-                view = train.part(first, count)
-                is_copied = view.nbytes < _COPIED_BELOW
-                if not is_copied:
-                    self._slabs[train.slot] = None
-                data = view.tobytes() if is_copied else view
-                segments = Segments(data, train.segment_size, train.address)
-                segments.truncated = bool(train.flags & MSG_TRUNC)
-                taken.append(segments)
-            self._advance(pieces)
-            return taken
+            while True:
+                state = self._state
+                pieces = _pieces(state, state.pending)
+                taken, spare = [], []
+                for train, first, count in pieces:
+                    data: memoryview | bytes = train.part(first, count)
+                    if len(data) < _COPIED_BELOW:
+                        data = bytes(data)
+                        spare.append(train.slab)
+                    segments = Segments(data, train.segment_size, train.address)
+                    segments.truncated = bool(train.flags & MSG_TRUNC)
+                    taken.append(segments)
+                if self._leave(state, pieces, spare):
+                    return taken
 
     def take_into(self, msgs: Sequence[Message]) -> int:
         """Fill ``msgs`` from the front; return how many.  Raises as check()."""
@@ -179,21 +197,22 @@ class RecvSlots:
         try:
             pin(messages, self._min_oob, views)
             with self._lock:
-                pieces = self._pieces(len(messages))
-                datagrams = (
-                    (train, index)
-                    for train, first, count in pieces
-                    for index in range(first, first + count)
-                )
-                n_cut = n_filled = 0
-                for message, (train, index) in zip(messages, datagrams, strict=False):
-                    buffer, oob = views[2 * n_filled : 2 * n_filled + 2]
-                    n_cut += _fill(message, buffer, oob, train, index)
-                    n_filled += 1
-                with self._counters._lock:
-                    self._counters.recv_truncated += n_cut
-                self._advance(pieces)
-                return n_filled
+                while True:
+                    state = self._state
+                    pieces = _pieces(state, len(messages))
+                    datagrams = (
+                        (train, index)
+                        for train, first, count in pieces
+                        for index in range(first, first + count)
+                    )
+                    n_cut = n_filled = 0
+                    for message, (train, index) in zip(messages, datagrams, strict=False):
+                        buffer, oob = views[2 * n_filled : 2 * n_filled + 2]
+                        n_cut += _fill(message, buffer, oob, train, index)
+                        n_filled += 1
+                    spare = [train.slab for train, _, _ in pieces]
+                    if self._leave(state, pieces, spare, n_cut):
+                        return n_filled
         finally:
             while views:
                 views.pop().release()
@@ -210,116 +229,154 @@ class RecvSlots:
     def shrink(self) -> None:
         """Give back all slabs but one, unless something is pending."""
         with self._lock:
-            if not self.pending and not self._results:
-                self._trains, self._mark = [], (0, 0)
-                del self._slabs[1:]
+            if not self.pending:
+                del self._spare[1:]
 
     def after_fork(self) -> None:
         """Make the lock new, in a forked child; those of the peers and counters too."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._peers._after_fork()
         self._counters._after_fork()
 
     def _receive(self, sock: socket.socket) -> tuple[int, int]:
-        if self._kept_errno and not self._results:
-            kept, self._kept_errno = self._kept_errno, 0
-            return 0, kept
-        if not self._results:  # else a signal handler has cut the last attempt short
-            try:
-                # The kernel's answers are put away in C: a datagram that it gave is never
-                # lost to a signal handler that raises.
-                self._results.extend(self._calls(sock))
-            except OSError as error:
-                if error.errno is None:
-                    raise  # TimeoutError("...") from a signal handler
+        has_failed = False
+        if not self._arrived:  # else a signal handler has cut an attempt short
+            if kept := self._kept_errno:
+                self._kept_errno = 0
+                return 0, kept
+            has_failed = self._ask(sock)
+        odd = self._accept(has_failed)
+        if pending := self.pending:
+            return pending, odd if odd == errno.EBADMSG else 0
+        if odd:
+            return 0, odd
+        kept, self._kept_errno = self._kept_errno, 0
+        return 0, kept or errno.EAGAIN
+
+    def _ask(self, sock: socket.socket) -> bool:
+        """Make the attempt's system calls; tell whether the last of them failed."""
+        offered: list[list[bytearray]] = []
+        n_arrived = itertools.count()
+        try:
+            # The kernel's answers are put away in C: a datagram that it gave is never
+            # lost to a signal handler that raises.
+            self._arrived.extend(zip(self._calls(sock, offered), offered, n_arrived, strict=False))
+        except OSError as error:
+            if error.errno is None:
+                raise  # TimeoutError("...") from a signal handler
+            if error.errno not in WOULD_BLOCK:  # which is the end of what was there
                 self._kept_errno = error.errno
-        news = self._accept()
-        if not news and not self.pending:
-            news, self._kept_errno = self._kept_errno, 0
-        elif self._kept_errno in WOULD_BLOCK:
-            self._kept_errno = 0  # the end of what was there, and no error
-        return self.pending, 0 if self.pending and news != errno.EBADMSG else news
+            return True
+        finally:
+            self._spare += offered[next(n_arrived) :]
+        return False
 
-    def _calls(self, sock: socket.socket) -> Iterable[_Result]:
-        """Return the attempt's system calls, each made when its result is asked for."""
+    def _calls(self, sock: socket.socket, offered: list[list[bytearray]]) -> Iterable[_Result]:
+        """Return the system calls, each made when its result is asked for."""
+        slabs = self._offer(offered)
         if _HAS_RECVMSG:
-            size = itertools.repeat(self._control_size)
-            return map(sock.recvmsg_into, ([slab] for slab in self._offer()), size)
+            return map(sock.recvmsg_into, slabs, itertools.repeat(self._control_size))
         receive: Callable[[bytearray], tuple[int, Any]] = sock.recvfrom_into
-        return ((n, [], 0, address) for n, address in map(receive, self._offer()))
+        buffers = map(operator.itemgetter(0), slabs)
+        return ((n, [], 0, address) for n, address in map(receive, buffers))
 
-    def _offer(self) -> Iterator[bytearray]:
-        """Yield the slabs in the slots' order; a call that is not made costs none."""
-        for slot in range(self._max_slots):
-            if slot == len(self._slabs):
-                self._slabs.append(None)
-            slab = self._slabs[slot]
-            if slab is None:
-                slab = self._slabs[slot] = bytearray(SLAB_SIZE)
+    def _offer(self, offered: list[list[bytearray]]) -> Iterator[list[bytearray]]:
+        """Yield a slab a slot, from the spare ones as long as there are; note it."""
+        for _ in range(self._max_slots):
+            try:
+                slab = self._spare.pop()
+            except IndexError:
+                slab = [bytearray(SLAB_SIZE)]
+            offered.append(slab)
             yield slab
 
-    def _accept(self) -> int:
+    def _accept(self, has_failed: bool) -> int:
         """Make what came pending; return EBADMSG, ESHUTDOWN or 0 for what is no datagram."""
-        n_calls = len(self._results) + (self._kept_errno != 0)
-        trains = []
-        n_lost = n_ends = n_cut = n_control_cut = 0
-        for slot, (n, control, flags, address) in enumerate(self._results):
-            if n == 0 and not address:
-                n_ends += 1
-                continue
-            size, overflows = find_fields(control)
-            if overflows >= 0:
-                self.overflows = overflows
-            n_control_cut += bool(flags & MSG_CTRUNC)
-            if flags & MSG_CTRUNC and not size and self._is_gro:
-                n_lost += 1
-                continue
-            n_cut += bool(flags & MSG_TRUNC)
-            slab = self._slabs[slot]
-            assert slab is not None
-            if not 0 < size < n:
-                size = n  # a single datagram
-            count = -(-n // size) if n else 1
-            sender = self._peers._received(address) if address else ()
-            view = memoryview(slab)[:n]
-            trains.append(_Train(slot, view, size, count, sender, flags, control))
-        n_messages = len(trains)
-        n_trains = sum(train.n_datagrams > 1 for train in trains)
-        n_datagrams = sum(train.n_datagrams for train in trains)
-        n_bytes = sum(train.data.nbytes for train in trains)
         counters = self._counters
-        with counters._lock:
-            self._trains, self._mark, self._results, self.pending = trains, (0, 0), [], n_datagrams
-            counters.recv_calls += n_calls
-            counters.recv_messages += n_messages
-            counters.recv_trains += n_trains
-            counters.recv_datagrams += n_datagrams
-            counters.recv_bytes += n_bytes
-            counters.recv_truncated += n_cut
-            counters.recv_control_truncated += n_control_cut
-        return errno.EBADMSG if n_lost else errno.ESHUTDOWN if n_ends else 0
+        while True:
+            state = self._state
+            arrived = self._arrived[:]
+            accepted = slice(len(arrived))
+            n_calls = len(arrived) + has_failed
+            trains = []
+            n_lost = n_ends = n_cut = n_control_cut = 0
+            for (n, control, flags, address), slab, _ in arrived:
+                if n == 0 and not address:
+                    n_ends += 1
+                    continue
+                size, overflows = find_fields(control)
+                if overflows >= 0:
+                    self.overflows = overflows
+                n_control_cut += bool(flags & MSG_CTRUNC)
+                if flags & MSG_CTRUNC and not size and self._is_gro:
+                    n_lost += 1
+                    continue
+                n_cut += bool(flags & MSG_TRUNC)
+                if not 0 < size < n:
+                    size = n  # a single datagram
+                count = -(-n // size) if n else 1
+                sender = self._peers._received(address) if address else ()
+                view = memoryview(slab[0])[:n]
+                trains.append(_Train(slab, view, size, count, sender, flags, control))
+            n_messages = len(trains)
+            n_trains = sum(train.n_datagrams > 1 for train in trains)
+            n_datagrams = sum(train.n_datagrams for train in trains)
+            n_bytes = sum(train.data.nbytes for train in trains)
+            new = _State(state.trains + trains, state.first, state.pending + n_datagrams)
+            with counters._lock:
+                if self._state is not state:
+                    continue
+                self._state = new
+                del self._arrived[accepted]
+                counters.recv_calls += n_calls
+                counters.recv_messages += n_messages
+                counters.recv_trains += n_trains
+                counters.recv_datagrams += n_datagrams
+                counters.recv_bytes += n_bytes
+                counters.recv_truncated += n_cut
+                counters.recv_control_truncated += n_control_cut
+            return errno.EBADMSG if n_lost else errno.ESHUTDOWN if n_ends else 0
 
-    def _pieces(self, limit: int) -> list[_Piece]:
-        """Return what the next ``limit`` pending datagrams are."""
-        pieces = []
-        start, first = self._mark
-        for train in itertools.islice(self._trains, start, None):
-            if limit < 1:
-                break
-            count = min(limit, train.n_datagrams - first)
-            pieces.append(_Piece(train, first, count))
-            limit -= count
-            first = 0
-        return pieces
+    def _leave(
+        self, state: _State, pieces: list[_Piece], spare: list[list[bytearray]], n_cut: int = 0
+    ) -> bool:
+        """Take ``pieces`` away, unless they are no longer pending, and tell whether they were.
 
-    def _advance(self, pieces: list[_Piece]) -> None:
+        ``spare``: the slabs of which nobody needs anything but perhaps the rest of the last.
+        """
         if not pieces:
-            return
+            return True
         train, first, count = pieces[-1]
-        place = self._mark[0] + len(pieces)
-        mark = (place, 0) if first + count == train.n_datagrams else (place - 1, first + count)
-        pending = self.pending - sum(piece.n_datagrams for piece in pieces)
-        self._mark, self.pending = mark, pending
+        n_whole = len(pieces)
+        first += count
+        if first == train.n_datagrams:
+            first = 0
+        else:
+            n_whole -= 1
+            spare.pop()
+        n_taken = sum(piece.n_datagrams for piece in pieces)
+        new = _State(state.trains[n_whole:], first, state.pending - n_taken)
+        with self._counters._lock:
+            if self._state is not state:
+                return False
+            self._state = new
+            self._counters.recv_truncated += n_cut
+        self._spare += spare[: max(0, self._max_slots - len(self._spare))]
+        return True
+
+
+def _pieces(state: _State, limit: int) -> list[_Piece]:
+    """Return what the next ``limit`` pending datagrams are."""
+    pieces = []
+    first = state.first
+    for train in state.trains:
+        if limit < 1:
+            break
+        count = min(limit, train.n_datagrams - first)
+        pieces.append(_Piece(train, first, count))
+        limit -= count
+        first = 0
+    return pieces
 
 
 def _fill(message: Message, buffer: memoryview, oob: memoryview, train: _Train, index: int) -> bool:

@@ -67,6 +67,8 @@ class SendPlan:
         "_messages",
         "_peers",
         "_skipped",
+        "_took",
+        "_tried",
         "_views",
         "datagrams_sent",
         "position",
@@ -78,6 +80,8 @@ class SendPlan:
         self._messages: list[Outgoing] = []
         self._skipped: list[tuple[Outgoing, int]] = []
         self._views: list[memoryview] = []  # of the users' buffers; the runs' are parts
+        self._tried: list[Outgoing] = []  # of the last attempt,
+        self._took: list[int] = []  # and the kernel's answers, until they are counted
         self.position = 0
         self.datagrams_sent = 0
 
@@ -180,17 +184,13 @@ class SendPlan:
         beside the count.  ``position`` moves on by what was sent.  (0, 0) only when none
         is left.
         """
-        call = object()
-        try:
-            return self._send(descriptor._enter(call), limit)
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                raise  # a signal handler's: what the kernel says, _send returns
+        hold = descriptor._hold
+        if hold is None:
             return 0, errno.EBADF
+        try:
+            return self._send(descriptor._sock, limit)
         finally:
-            descriptor._calls.discard(call)
-            if descriptor.closed:
-                descriptor._settle()
+            hold = None  # and so leave
 
     def peer(self) -> Peer:
         """Return the peer of the message at ``position``."""
@@ -200,11 +200,22 @@ class SendPlan:
         """Return the segment size of the message at ``position``; 0: a single datagram."""
         return self._messages[self.position].segment_size
 
-    def split(self) -> int:
-        """Cut the train at ``position`` into single datagrams; return how many."""
-        singles = self._messages[self.position].singles()
-        self._messages[self.position : self.position + 1] = singles
-        return len(singles)
+    def split(self, least: int = 65536) -> int:
+        """Cut the train at ``position`` into single datagrams; return how many.
+
+        And with it each later train to the same peer whose segments have ``least`` bytes
+        or more.
+        """
+        first, *later = self._messages[self.position :]
+        messages = first.singles()
+        n = len(messages)
+        for message in later:
+            if message.peer is first.peer and message.segment_size >= max(least, 1):
+                messages.extend(message.singles())
+            else:
+                messages.append(message)
+        self._messages[self.position :] = messages
+        return n
 
     def recut(self) -> None:
         """Cut into datagrams each train, from ``position`` on, that its peer refuses."""
@@ -247,6 +258,9 @@ class SendPlan:
 
     def release(self) -> None:
         """Let go of all buffers and peers.  May run user code."""
+        if self._took:
+            self._count()
+        self._tried = []
         for message in self._messages:  # the skipped ones among them
             for run in message.runs:
                 run.view.release()
@@ -270,6 +284,7 @@ class SendPlan:
         batch = self._messages[self.position : self.position + max(limit, 0)]
         send = sock.sendmsg if _HAS_SENDMSG else sock.sendto
         took: list[int] = []
+        self._tried, self._took = batch, took
         failure = 0
         try:
             # The kernel's answers are noted in C: whatever a signal handler raises, what
@@ -280,16 +295,20 @@ class SendPlan:
                 raise  # TimeoutError("...") from a signal handler
             failure = error.errno
         finally:
-            self._count(batch[: len(took)], has_failed=failure != 0)
+            self._count(has_failed=failure != 0)
         return len(took), failure
 
-    def _count(self, sent: list[Outgoing], has_failed: bool) -> None:
-        n_messages = len(sent)
+    def _count(self, has_failed: bool = False) -> None:
+        """Move on by what the kernel took, once; release() does it where a signal came between."""
+        n_messages = len(self._took)
+        sent = self._tried[:n_messages]
         n_trains = sum(message.n_datagrams > 1 for message in sent)
         n_datagrams = sum(message.n_datagrams for message in sent)
         n_bytes = sum(message.n_bytes for message in sent)
         counters = self._counters
+        none: list[int] = []
         with counters._lock:
+            self._took = none
             self.position += n_messages
             self.datagrams_sent += n_datagrams
             counters.send_calls += n_messages + has_failed
