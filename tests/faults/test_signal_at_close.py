@@ -25,10 +25,7 @@ def interrupt(*_: object) -> NoReturn:
 
 
 @needs_linux
-def test_the_socket_is_closed_all_the_same(conn: Conn, request: pytest.FixtureRequest) -> None:
-    if conn.offload.backend == "native":
-        reason = "Descriptor.free calls socket.close, in Python: interrupted, it never closes"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_the_socket_is_closed_all_the_same(conn: Conn) -> None:
     port = conn.local_addr()[1]
     reader = threading.get_ident()
 
