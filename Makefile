@@ -28,11 +28,13 @@ OVER_EACH = if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(1) |
 	else echo "The native core was not built: only the portable back end is tested."; fi; \
 	BATCHING_BACKEND=portable $(RUN) -m pytest $(1)
 
-.PHONY: help bench test test-faults test-kernels test-sanitized fuzz soak lint dist clean
+.PHONY: help setup bench test test-faults test-kernels test-sanitized fuzz soak lint dist clean
 .DELETE_ON_ERROR:
 
 help: ## print this
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
+
+setup: $(BUILT) ## set up only: tools, dependencies and the core for this interpreter
 
 bench: $(BUILT) ## measure plain sockets, asyncio and batching side by side (ARGS="--duration 0.2")
 	@$(VENV)/bin/batching bench $(ARGS)

@@ -64,17 +64,27 @@ class Injector:
         self._seeds = itertools.count()
         self.expected: dict[Address, deque[bytes]] = {}
 
-    def inject(self, family: str, port: int, arrival: Arrival) -> None:
+    def inject(self, family: str, port: int, *arrivals: Arrival) -> None:
+        """Let packets come in, at once: the kernel merges within a tick of its clock."""
+        payloads = [noise(arrival.size, next(self._seeds)) for arrival in arrivals]
+        packets = [
+            self._packet(family, port, arrival, payload)
+            for arrival, payload in zip(arrivals, payloads, strict=True)
+        ]
+        for packet in packets:
+            self._tun.write(packet)
+        for arrival, payload in zip(arrivals, payloads, strict=True):
+            source = self.spelling(family, SOURCES[family][arrival.source])
+            queue = self.expected.setdefault(source, deque())
+            ends = itertools.accumulate(arrival.sizes)
+            queue.extend(payload[end - n : end] for end, n in zip(ends, arrival.sizes, strict=True))
+
+    def _packet(self, family: str, port: int, arrival: Arrival, payload: bytes) -> bytes:
         source = SOURCES[family][arrival.source]
         to = (OWN[int(":" in source[0])], port)
-        payload = noise(arrival.size, next(self._seeds))
         if self._has_header:
-            self._tun.write(build_train(source, to, payload, arrival.segment_size))
-        else:
-            self._tun.write(build(source, to, payload))
-        queue = self.expected.setdefault(self.spelling(family, source), deque())
-        ends = itertools.accumulate(arrival.sizes)
-        queue.extend(payload[end - n : end] for end, n in zip(ends, arrival.sizes, strict=True))
+            return build_train(source, to, payload, arrival.segment_size)
+        return build(source, to, payload)
 
     @staticmethod
     def spelling(family: str, source: tuple[str, int]) -> Address:

@@ -155,6 +155,8 @@ def _packet(
     found = ~checksum(pseudo) & 0xFFFF if is_partial else checksum(pseudo + udp) or 0xFFFF
     udp = udp[:6] + struct.pack("!H", found) + payload
     if len(own) == 4:
-        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + length, 0, 0, 64, UDP, 0, own, peer)
+        # Some kernels, 6.1.192 and 6.12.117 too, merge packets of one ID only if all have DF.
+        id_and_df = 0x4000
+        header = struct.pack("!BBHIBBH4s4s", 0x45, 0, 20 + length, id_and_df, 64, UDP, 0, own, peer)
         return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + udp
     return struct.pack("!IHBB16s16s", 6 << 28, length, UDP, 64, own, peer) + udp

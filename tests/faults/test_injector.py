@@ -228,8 +228,7 @@ def test_what_the_kernel_merges_is_received_whole(
         conn = open_conn(LOCAL[family])
     with conn:
         arrivals = [Arrival(source, size) for source, n, size in runs for _ in range(n)]
-        for arrival in arrivals:
-            merger.inject(family, conn.local_addr()[1], arrival)
+        merger.inject(family, conn.local_addr()[1], *arrivals)
         Reader(conn, merger).finish(ways)
         stats = conn.stats()
         assert stats.recv_datagrams == len(arrivals)
@@ -247,8 +246,7 @@ def test_the_kernel_does_merge(merger: Injector) -> None:
     with conn:
         while not conn.stats().recv_trains:
             assert time.monotonic() < end
-            for _ in range(60):
-                merger.inject("IPv4", conn.local_addr()[1], Arrival(0, 100))
+            merger.inject("IPv4", conn.local_addr()[1], *[Arrival(0, 100)] * 60)
             Reader(conn, merger).finish([])
 
 

@@ -8,8 +8,10 @@ import functools
 import itertools
 import os
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
@@ -232,8 +234,6 @@ class Endpoint:
             if isinstance(error, ViolationError):
                 self._fail(str(error))
             else:
-                import traceback
-
                 self._fail("".join(traceback.format_exception(error)))
 
     def _fail(self, what: str) -> None:
@@ -300,8 +300,6 @@ class Endpoint:
                     each.conn.close()
                 status = 0
             except BaseException:  # noqa: BLE001 - a child must not come back from here
-                import traceback
-
                 traceback.print_exc()
             finally:
                 os._exit(status)
@@ -345,8 +343,14 @@ class Endpoint:
         return n
 
     def describe(self) -> str:
-        """Return the state of what is not done."""
+        """Return the state of what is not done, and where each thread is."""
         lines = [str(each.conn) for each in self.sockets]
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        for ident, frame in sys._current_frames().items():
+            calls = " > ".join(
+                f"{each.name}:{each.lineno}" for each in traceback.extract_stack(frame)
+            )
+            lines.append(f"{names.get(ident)}: {calls}")
         lines += [text for row in self._senders for each in row if (text := each.describe())]
         return "\n".join(lines)
 

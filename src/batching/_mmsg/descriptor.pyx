@@ -11,6 +11,9 @@ from .linux cimport (
 )
 
 import os
+from socket import SocketType
+
+cdef object close_socket = SocketType.close  # C alone
 
 
 @cython.final
@@ -42,7 +45,9 @@ cdef class Descriptor:
     cdef int free(self) except -1:
         if not batching_swap(&self.is_freed, 1):
             self.close_wake_fd()
-            self.sock.close()
+            # Not self.sock.close(), which is Python: a signal's handler may raise on entry to
+            # it, and then nobody would ever close the socket.
+            close_socket(self.sock)
         return 0
 
     cdef void close_wake_fd(self) noexcept nogil:

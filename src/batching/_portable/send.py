@@ -206,10 +206,10 @@ class SendPlan:
         And with it each later train to the same peer whose segments have ``least`` bytes
         or more.
         """
-        first, *later = self._messages[self.position :]
+        first = self._messages[self.position]
         messages = first.singles()
         n = len(messages)
-        for message in later:
+        for message in self._messages[self.position + 1 :]:
             if message.peer is first.peer and message.segment_size >= max(least, 1):
                 messages.extend(message.singles())
             else:
