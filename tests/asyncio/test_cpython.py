@@ -16,7 +16,8 @@ from unittest import mock
 
 import pytest
 
-import batching._transport as transport_module
+from batching import _transport_sending
+from batching._transport import DatagramTransport
 from batching.asyncio import EventLoop
 
 pytestmark = pytest.mark.filterwarnings("default")  # of CPython's tests, not of ours
@@ -94,12 +95,12 @@ CASES: dict[str, Any] = {
 def test_transport_with_a_mock_socket(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
 
-    class Transport(transport_module.DatagramTransport):
+    class Transport(DatagramTransport):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             made.append(self)
 
-    monkeypatch.setattr(transport_module, "share_socket", PlainConn)
+    monkeypatch.setattr(_transport_sending, "share_socket", PlainConn)
     monkeypatch.setattr(test_selector_events, "_SelectorDatagramTransport", Transport)
     run(CASES["mock"](name))
     assert made  # it was ours that was tested

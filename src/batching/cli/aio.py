@@ -1,4 +1,4 @@
-"""Contenders on an event loop: a stock ``DatagramProtocol`` on asyncio's loop and on uvloop.
+"""Contenders on an event loop: a ``DatagramProtocol`` on asyncio's loop, uvloop and ours.
 
 The loop runs for a long burst at a time, so that starting and stopping it weighs
 nothing against the datagrams of the burst.
@@ -11,9 +11,19 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
+from batching.asyncio import new_event_loop
+
 from .ends import before_end, bind, steps
 
-__all__ = ["receive_asyncio", "receive_uvloop", "send_asyncio", "send_uvloop"]
+__all__ = [
+    "receive_asyncio",
+    "receive_batching",
+    "receive_batching_lists",
+    "receive_uvloop",
+    "send_asyncio",
+    "send_batching",
+    "send_uvloop",
+]
 
 _BURST: Final = 4096  # datagrams
 
@@ -28,6 +38,11 @@ def send_uvloop(to: tuple[str, int], size: int, batch: int) -> Iterator[int]:
     return _send(_uvloop(), to, size, batch)
 
 
+def send_batching(to: tuple[str, int], size: int, batch: int) -> Iterator[int]:
+    """Send with ``DatagramTransport.sendto`` on the loop of ``batching.asyncio``."""
+    return _send(new_event_loop(), to, size, batch)
+
+
 def receive_asyncio(ready: Callable[[int], None], size: int, batch: int) -> Iterator[int]:
     """Receive with ``datagram_received`` on asyncio's own loop."""
     return _receive(asyncio.new_event_loop(), ready, size)
@@ -36,6 +51,16 @@ def receive_asyncio(ready: Callable[[int], None], size: int, batch: int) -> Iter
 def receive_uvloop(ready: Callable[[int], None], size: int, batch: int) -> Iterator[int]:
     """Receive with ``datagram_received`` on uvloop."""
     return _receive(_uvloop(), ready, size)
+
+
+def receive_batching(ready: Callable[[int], None], size: int, batch: int) -> Iterator[int]:
+    """Receive with ``datagram_received`` on the loop of ``batching.asyncio``."""
+    return _receive(new_event_loop(), ready, size)
+
+
+def receive_batching_lists(ready: Callable[[int], None], size: int, batch: int) -> Iterator[int]:
+    """Receive with ``datagrams_received`` on the loop of ``batching.asyncio``."""
+    return _receive(new_event_loop(), ready, size, _ReceivingLists)
 
 
 def _uvloop() -> asyncio.AbstractEventLoop:
@@ -124,17 +149,36 @@ class _Receiving(asyncio.DatagramProtocol):
                 before_end([len(data)], self._size)
             except ValueError as error:
                 self.error = error
+        self._tell()
+
+    def _tell(self) -> None:
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
 
 
+class _ReceivingLists(_Receiving):
+    """The same for lists, of which a burst may be more than one datagram too long."""
+
+    def datagrams_received(self, datagrams: list[tuple[bytes, object]]) -> None:
+        if {len(data) for data, _ in datagrams} == {self._size} and not self.ended:
+            self.count += len(datagrams)
+            if self.count >= self._left:
+                self._tell()
+        else:
+            for data, addr in datagrams:
+                self.datagram_received(data, addr)
+
+
 def _receive(
-    loop: asyncio.AbstractEventLoop, ready: Callable[[int], None], size: int
+    loop: asyncio.AbstractEventLoop,
+    ready: Callable[[int], None],
+    size: int,
+    kind: type[_Receiving] = _Receiving,
 ) -> Iterator[int]:
     async def open_() -> tuple[asyncio.DatagramTransport, _Receiving]:
         sock = bind()
         sock.setblocking(False)
-        ends = await loop.create_datagram_endpoint(lambda: _Receiving(loop, size), sock=sock)
+        ends = await loop.create_datagram_endpoint(lambda: kind(loop, size), sock=sock)
         ready(sock.getsockname()[1])
         return ends
 
