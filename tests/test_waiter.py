@@ -6,6 +6,8 @@ import errno
 import math
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -170,6 +172,25 @@ def test_pause_is_not_cut_short_by_signals(backend: Any) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, kept)
         waiter.descriptor.close()
+
+
+def test_pause_is_not_cut_short_by_kicks_or_an_error_of_the_socket(backend: Any) -> None:
+    sock = bound()
+    with bound() as other:
+        sock.connect(other.getsockname())
+    sock.send(b"to a closed port")  # ECONNREFUSED is pending, and poll says POLLERR
+    with mock.patch.object(_waiter, "Descriptor", backend.Descriptor):
+        waiter = Waiter(sock)
+    kicks = [threading.Timer(0.005 * i, waiter.descriptor.kick) for i in range(1, 5)]
+    for kick in kicks:
+        kick.start()
+    started, used = waiter.clock(), time.thread_time()
+    assert waiter.pause(POLLOUT, started, 0.05)
+    assert waiter.clock() - started >= 0.05
+    assert time.thread_time() - used < 0.02  # it slept
+    for kick in kicks:
+        kick.join()
+    waiter.descriptor.close()
 
 
 def test_timeout_of_the_socket_is_taken_over(backend: Any) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import socket
 from typing import Any, NamedTuple
 
+from ._kernel import is_answer
+
 Address = tuple[Any, ...]
 """``(host, port)`` for IPv4, ``(host, port, flowinfo, scope_id)`` for IPv6."""
 
@@ -105,12 +107,15 @@ def _pack_host(host: str, family: int) -> tuple[bool, bytes, int]:
         return True, bytes(16), 0
     try:
         return False, socket.inet_pton(socket.AF_INET, _WILDCARDS.get(host, host)), 0
-    except (OSError, ValueError):  # ValueError: a NUL inside
-        pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL inside
+        if not is_answer(error):
+            raise
     numeric, percent, zone = host.partition("%")
     try:
         packed = socket.inet_pton(socket.AF_INET6, numeric)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if not is_answer(error):
+            raise
         raise ValueError(f"host {host!r} is not numeric: resolve it first") from None
     return True, packed, _zone_index(host, zone) if percent else 0
 
@@ -121,5 +126,7 @@ def _zone_index(host: str, zone: str) -> int:
         return int(zone)
     try:
         return socket.if_nametoindex(zone)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if not is_answer(error):
+            raise
         raise ValueError(f"host {host!r}: no interface is called {zone!r}") from None

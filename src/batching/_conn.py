@@ -240,7 +240,7 @@ class Conn(SocketConn):
     def close(self) -> None:
         """Close it; every later call, and each that waits, raises OSError(EBADF)."""
         super().close()
-        self._sender.lessons.close()
+        self._sender.close()
 
     @property
     def offload(self) -> Offload:

@@ -67,7 +67,7 @@ class SendTimeout(SendError, TimeoutError):
 
 
 class UDPGSODisabledError(OSError):
-    """A destination went from GSO to none on the way; raised once for it, by write_batch_to.
+    """A destination went from GSO to none on the way; raised by write_batch_to, each time.
 
     Attributes:
         errno: What a train was refused with: EIO, EINVAL or EPERM.

@@ -37,6 +37,7 @@ MAX_PAYLOAD_IPV4: Final = 65535 - 20 - 8  # IPv4 total length less IP and UDP he
 MAX_PAYLOAD_IPV6: Final = 65535 - 8  # IPv6 payload length less the UDP header
 MAX_MESSAGES: Final = 1024  # UIO_MAXIOV: sendmmsg and recvmmsg cap vlen there, silently
 SLAB_SIZE: Final = 65536  # no UDP message, merged or not, is longer than 65535
+MAX_SEGMENT_SIZE: Final = 0xFFFF  # the cmsgs of UDP_SEGMENT and UDP_GRO mean a u16
 MAX_SEGMENTS: Final = 128  # UDP_MAX_SEGMENTS since 1382e3b6a350; 64 before
 
 # What an errno says of GSO once a train failed and its datagrams went out one by one.
@@ -49,6 +50,12 @@ SEGMENT_TOO_LARGE: Final = frozenset({errno.EMSGSIZE})
 WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
 
 _max_segments = 0  # not yet measured
+
+
+def is_answer(error: Exception) -> bool:
+    """Tell whether C raised what the caller caught; else a signal's handler did, in Python."""
+    where = error.__traceback__
+    return where is None or where.tb_next is None
 
 
 def max_segments() -> int:

@@ -54,10 +54,6 @@ class RouteWatch:
         """Give the descriptor back."""
         self._sock.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_sock"):
-            self.close()  # who forgot it knew nothing of a descriptor
-
 
 def watch_routes() -> RouteWatch | None:
     """Return a new watch, or None where there is none to be had."""

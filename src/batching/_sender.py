@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ._backend import WINDOW, Counters, Peer, Peers, SendPlan
 from ._errors import SendError, os_error, send_error
 from ._kernel import WOULD_BLOCK
-from ._lessons import Lessons, least_refused
+from ._lessons import Lessons, lesson_of
 from ._waiter import POLLOUT, Waiter
 from .segments import Segments
 
@@ -37,15 +37,18 @@ class _Trial:
 
     __slots__ = ("end", "errno", "is_open", "peer", "segment_size", "teaches")
 
-    def __init__(self, plan: SendPlan, errno: int) -> None:
-        self.errno = errno
+    def __init__(self, plan: SendPlan, code: int) -> None:
+        self.errno = code
         self.peer = plan.peer()
         self.segment_size = plan.segment_size()
-        # Later trains that the same would become of are split too, on suspicion: one call
-        # can then bring the proof and all the rest.
-        least = least_refused(errno, self.segment_size)
-        self.teaches = bool(least)
-        self.end = plan.position + (plan.split(least) if least else plan.split())
+        lesson = lesson_of(code, self.segment_size)
+        self.teaches = lesson is not None
+        # Later trains that would meet the same are split too, on suspicion: one call can
+        # then bring the proof and all the rest.
+        least = 0
+        if lesson is not None:
+            least = 1 if lesson[0] < 2 else self.segment_size
+        self.end = plan.position + plan.split(least)
         self.is_open = True
 
     def limit(self, position: int) -> int:
@@ -148,6 +151,10 @@ class Sender:
             plan.release()
             self._plans.append(plan)
         return (disabled[0], None) if disabled else None
+
+    def close(self) -> None:
+        """Give back what is held beside memory."""
+        self.lessons.close()
 
     def _send_windows(
         self, first: SendPlan, items: list[Any], peer: Peer | None = None, *, are_trains: bool

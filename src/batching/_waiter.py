@@ -111,16 +111,15 @@ class Waiter:
         return bool(events & select.POLLRDHUP)
 
     def pause(self, direction: int, started: float, pause_s: float) -> bool:
-        """Sleep ``pause_s`` (less if kicked); False, at once, if that passes the end."""
+        """Sleep ``pause_s`` (less if closed); False, at once, if that passes the end."""
         if self._left(direction, started) < pause_s:
             return False
-        descriptor, ticket = self.descriptor, self.descriptor.ticket
+        descriptor = self.descriptor
         end, left_s = self.clock() + pause_s, pause_s
-        while left_s > 0:  # a signal ends a wait early
-            descriptor.wait(0, left_s, ticket)
-            if descriptor.closed or descriptor.ticket != ticket:
-                break
-            left_s = end - self.clock()
+        # Signals, and kicks that are meant for others, end a wait early.
+        while left_s > 0 and not descriptor.closed:
+            descriptor.wait(0, left_s, descriptor.ticket)
+            left_s = min(end - self.clock(), self._left(direction, started))
         return True
 
     def _left(self, direction: int, started: float) -> float:

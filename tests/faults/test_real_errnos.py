@@ -300,7 +300,8 @@ def test_datagrams_above_the_mtu_cost_themselves_where_none_may_be_cut(ends: End
     assert (codes(error), error.unsent) == ({errno.EMSGSIZE}, [])
     assert_arrived(taken(batch, error), ends.far, ends.other)
     assert ends.conn.stats().gso_fallbacks == {}  # GSO was not at fault
-    assert ends.conn.stats().send_trains == 4
+    # Up to 5.10 it is EINVAL, on which the later trains are split as well, on suspicion.
+    assert ends.conn.stats().send_trains in (2, 4)
     assert send(ends.conn, failed(batch, error)) is None  # may be cut again
     assert_arrived(failed(batch, error), ends.far, ends.other)
 

@@ -82,7 +82,8 @@ cdef class Descriptor:
         if not self.enter():
             return
         memset(fds, 0, sizeof(fds))
-        fds[0].fd, fds[0].events = self.fd, <short>events
+        # For no event the socket is left out: poll would still end for an error of it.
+        fds[0].fd, fds[0].events = self.fd if events else -1, <short>events
         fds[1].fd, fds[1].events = self.wake_fd, POLLIN
         timeout_s = min(timeout_s, 1e9)
         timeout.tv_sec = <long>timeout_s

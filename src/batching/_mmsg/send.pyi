@@ -67,11 +67,11 @@ class SendPlan:
         """Return the peer of the message at ``position``."""
     def segment_size(self) -> int:
         """Return the segment size of the message at ``position``; 0: a single datagram."""
-    def split(self, least: int = 65536) -> int:
+    def split(self, least: int = 0) -> int:
         """Cut the train at ``position`` into single datagrams; return how many.
 
-        And with it each later train to the same peer whose segments have ``least`` bytes
-        or more.
+        ``least``, if not 0: and each later train to the same peer whose segments have as
+        many bytes or more.
         """
     def recut(self) -> None:
         """Cut into datagrams each train, from ``position`` on, that its peer refuses."""

@@ -26,7 +26,6 @@ from ..segments import Segments
 cdef enum:
     WINDOW_ = 1024  # datagrams or trains; sendmmsg itself takes 1024 messages at most
     INITIAL_ITEMS = 128
-    NO_SEGMENT = 65536  # is as long
     KEPT_MESSAGES = 8192  # room for more is given back after the call that needed it: 1 MiB
 
 WINDOW = WINDOW_
@@ -276,14 +275,14 @@ cdef class SendPlan:
     def segment_size(self):
         return self.current().segment_size
 
-    def split(self, int least=NO_SEGMENT):
+    def split(self, int least=0):
         cdef int n = self.current().n_datagrams
-        if not cut_trains(&self.plan, self.position, max(least, 1)):
+        if not cut_trains(&self.plan, self.position, least, False):
             raise MemoryError
         return n
 
     def recut(self):
-        if not cut_trains(&self.plan, self.position, 0):
+        if not cut_trains(&self.plan, self.position, 0, True):
             raise MemoryError
 
     def skip(self, int failure):

@@ -333,20 +333,20 @@ cdef inline bint is_to_cut(Plan *plan, int i, int position, int least) noexcept 
     cdef Train *train = &plan.trains[i]
     if i <= position:
         return i == position and train.n_datagrams > 1
-    return train.peer == plan.trains[position].peer and train.segment_size >= least
+    return 0 < least <= train.segment_size and train.peer == plan.trains[position].peer
 
-cdef inline bint cut_trains(Plan *plan, int position, int least) noexcept nogil:
-    # Cut the train at `position`, and those to its peer of segments of `least` bytes or more;
-    # 0: those from there on that their peers refuse.
+cdef inline bint cut_trains(Plan *plan, int position, int least, bint if_refused) noexcept nogil:
+    # Cut the train at `position`, and, if `least` is not 0, later ones to its peer of segments
+    # of `least` bytes or more; or else, `if_refused`, those from there on that peers refuse.
     cdef Plan cut
     cdef int i
     cdef size_t more = 0
     memset(&cut, 0, sizeof(Plan))
     for i in range(plan.n_trains):
-        if least:
-            plan.trains[i].is_cut = is_to_cut(plan, i, position, least)
-        else:
+        if if_refused:
             plan.trains[i].is_cut = i >= position and is_refused(&plan.trains[i])
+        else:
+            plan.trains[i].is_cut = is_to_cut(plan, i, position, least)
         if plan.trains[i].is_cut:
             more += plan.trains[i].n_datagrams
     if more == 0:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from .._kernel import SO_RXQ_OVFL, SOL_UDP, UDP_GRO
+from .._kernel import MAX_SEGMENT_SIZE, SO_RXQ_OVFL, SOL_UDP, UDP_GRO
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -26,7 +26,6 @@ _HEADER: Final = struct.Struct("@Iii" if sys.platform == "darwin" else "@Nii")
 _ALIGNMENT: Final = _HEADER.size - 8
 _GRO_SIZE: Final = struct.Struct("=i")  # an int; only the sender's UDP_SEGMENT is a u16
 _OVERFLOWS: Final = struct.Struct("=I")
-_MAX_SEGMENT_SIZE: Final = 0xFFFF
 
 
 def find_fields(control: Iterable[tuple[int, int, bytes]]) -> tuple[int, int]:
@@ -37,7 +36,7 @@ def find_fields(control: Iterable[tuple[int, int, bytes]]) -> tuple[int, int]:
             continue
         if (level, kind) == (SOL_UDP, UDP_GRO):
             (size,) = _GRO_SIZE.unpack(data)
-            if 0 < size <= _MAX_SEGMENT_SIZE:
+            if 0 < size <= MAX_SEGMENT_SIZE:
                 segment_size = size
         elif (level, kind) == (socket.SOL_SOCKET, SO_RXQ_OVFL):
             (overflows,) = _OVERFLOWS.unpack(data)

@@ -223,13 +223,14 @@ def _sleep(sock: socket.socket, wakeup: Wakeup, events: int, timeout_s: float) -
     timeout = None if timeout_s < 0 else min(timeout_s, _LONGEST_SLEEP_S)
     if hasattr(select, "poll"):
         poller = select.poll()
-        poller.register(sock.fileno(), events)
+        if events:  # for none, poll would still end for an error of the socket
+            poller.register(sock.fileno(), events)
         poller.register(wakeup.fileno(), _POLLIN)
         poller.poll(None if timeout is None else timeout * 1000)  # rounded up
         return
     select.select(
         [sock.fileno(), wakeup.fileno()] if events & _POLLIN else [wakeup.fileno()],
         [sock.fileno()] if events & _POLLOUT else [],
-        [sock.fileno()],
+        [sock.fileno()] if events else [],
         timeout,
     )

@@ -18,12 +18,11 @@ import threading
 from typing import Final, final
 
 from .._address import Address, Sockaddr, parse_address
-from .._kernel import MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6
+from .._kernel import MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6, MAX_SEGMENT_SIZE
 
 __all__ = ["Peer", "Peers"]
 
 _MAX_SPELLINGS: Final = 4  # of one peer; who has more is parsed each time
-_MAX_SEGMENT_SIZE: Final = 0xFFFF  # UDP_SEGMENT is a u16
 
 
 @final
@@ -45,7 +44,7 @@ class Peer:
     def __init__(self, sockaddr: Sockaddr, max_segments: int) -> None:
         self.address: Address = sockaddr.spell()
         self.max_segments = max_segments
-        self.max_segment_size = _MAX_SEGMENT_SIZE
+        self.max_segment_size = MAX_SEGMENT_SIZE
         # A train is one UDP message until the kernel cuts it: the same limit applies.
         self._max_payload = MAX_PAYLOAD_IPV4 if sockaddr.is_ipv4 else MAX_PAYLOAD_IPV6
         self._sockaddr = sockaddr

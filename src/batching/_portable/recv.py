@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, final
 
 from .._address import Address
-from .._kernel import MSG_CTRUNC, MSG_TRUNC, SLAB_SIZE, WOULD_BLOCK
+from .._kernel import MSG_CTRUNC, MSG_TRUNC, SLAB_SIZE, WOULD_BLOCK, is_answer
 from ..segments import Segments
 from .control import find_fields, pack_control
 from .counters import Counters
@@ -131,12 +131,12 @@ class RecvSlots:
     @property
     def has_pending(self) -> bool:
         """Whether any are; told without memory, unlike their number."""
-        return self.pending > 0
+        return self._state.pending > 0 or bool(self._arrived)
 
     @property
     def pending(self) -> int:
-        """Datagrams received and not yet taken."""
-        return self._state.pending
+        """Datagrams received and not yet taken; at least, where a signal cut an attempt short."""
+        return self._state.pending or len(self._arrived)
 
     def attempt(self, descriptor: Descriptor) -> tuple[int, int]:
         """Receive what is there, a slot a system call; return (datagrams pending, errno or 0).
@@ -150,7 +150,7 @@ class RecvSlots:
             if hold is None:
                 return 0, errno.EBADF
             try:
-                if pending := self.pending:
+                if pending := self._state.pending:
                     return pending, 0
                 self.ticket = descriptor.ticket
                 return self._receive(descriptor._sock)
@@ -229,7 +229,7 @@ class RecvSlots:
     def shrink(self) -> None:
         """Give back all slabs but one, unless something is pending."""
         with self._lock:
-            if not self.pending:
+            if not self.has_pending:
                 del self._spare[1:]
 
     def after_fork(self) -> None:
@@ -246,7 +246,7 @@ class RecvSlots:
                 return 0, kept
             has_failed = self._ask(sock)
         odd = self._accept(has_failed)
-        if pending := self.pending:
+        if pending := self._state.pending:
             return pending, odd if odd == errno.EBADMSG else 0
         if odd:
             return 0, odd
@@ -262,10 +262,10 @@ class RecvSlots:
             # lost to a signal handler that raises.
             self._arrived.extend(zip(self._calls(sock, offered), offered, n_arrived, strict=False))
         except OSError as error:
-            if error.errno is None:
-                raise  # TimeoutError("...") from a signal handler
+            if not is_answer(error):
+                raise
             if error.errno not in WOULD_BLOCK:  # which is the end of what was there
-                self._kept_errno = error.errno
+                self._kept_errno = error.errno or 0
             return True
         finally:
             self._spare += offered[next(n_arrived) :]

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 from .._address import Address
-from .._kernel import SOL_UDP, UDP_SEGMENT
+from .._kernel import SOL_UDP, UDP_SEGMENT, is_answer
 from ..segments import Segments
 from .buffer import byte_view
 from .counters import Counters
@@ -200,17 +200,17 @@ class SendPlan:
         """Return the segment size of the message at ``position``; 0: a single datagram."""
         return self._messages[self.position].segment_size
 
-    def split(self, least: int = 65536) -> int:
+    def split(self, least: int = 0) -> int:
         """Cut the train at ``position`` into single datagrams; return how many.
 
-        And with it each later train to the same peer whose segments have ``least`` bytes
-        or more.
+        ``least``, if not 0: and each later train to the same peer whose segments have as
+        many bytes or more.
         """
         first = self._messages[self.position]
         messages = first.singles()
         n = len(messages)
         for message in self._messages[self.position + 1 :]:
-            if message.peer is first.peer and message.segment_size >= max(least, 1):
+            if 0 < least <= message.segment_size and message.peer is first.peer:
                 messages.extend(message.singles())
             else:
                 messages.append(message)
@@ -291,9 +291,9 @@ class SendPlan:
             # was sent is known, and is neither sent again nor reported as unsent.
             took.extend(itertools.starmap(send, map(_arguments, batch)))
         except OSError as error:
-            if error.errno is None:
-                raise  # TimeoutError("...") from a signal handler
-            failure = error.errno
+            if not is_answer(error):
+                raise
+            failure = error.errno or 0
         finally:
             self._count(has_failed=failure != 0)
         return len(took), failure
