@@ -39,10 +39,10 @@ Transport = asyncio.DatagramTransport
 
 MARK = b"."
 LAST = b"the last one"
-MODULES = {"uvloop": "uvloop", "aiofastnet": "aiofastnet"}  # what a way needs besides Python
+EXTRAS = ("uvloop", "aiofastnet")  # ways that are packages
 FACTORIES: dict[str, Callable[[], Loop]] = {
     "stock": asyncio.new_event_loop,
-    "stock, 64 KiB": asyncio.new_event_loop,  # see Ends
+    "stock64K": asyncio.new_event_loop,  # see Endpoint
     "uvloop": lambda: cast(Loop, importlib.import_module("uvloop").new_event_loop()),
     "aiofastnet": lambda: cast(
         Loop, importlib.import_module("aiofastnet").patch_loop(asyncio.new_event_loop())
@@ -54,7 +54,7 @@ FACTORIES: dict[str, Callable[[], Loop]] = {
 
 def is_here(way: str) -> bool:
     """Tell whether what a way needs is installed."""
-    return way not in MODULES or importlib.util.find_spec(MODULES[way]) is not None
+    return way not in EXTRAS or importlib.util.find_spec(way) is not None
 
 
 def samples(size: int) -> list[bytes]:
@@ -88,7 +88,7 @@ class Endpoint:
             return await self.loop.create_datagram_endpoint(factory, sock=self.sock)
 
         transport, protocol = self.loop.run_until_complete(create())
-        if self.way == "stock, 64 KiB":
+        if self.way == "stock64K":
             cast(Any, transport).max_size = 65536
         return transport, protocol
 

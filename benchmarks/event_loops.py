@@ -24,9 +24,9 @@ import batching
 from batching.cli.machine import force_receive_buffer
 
 STOCK, OURS, LISTS = "stock", "ours", "ours, lists"
-RECEIVERS = (STOCK, "stock, 64 KiB", "uvloop", "aiofastnet", OURS, LISTS)
+RECEIVERS = (STOCK, "stock64K", "uvloop", "aiofastnet", OURS, LISTS)
 SENDERS = (STOCK, "uvloop", "aiofastnet", OURS)
-ECHOES = (STOCK, "stock, 64 KiB", "uvloop", OURS, LISTS)
+ECHOES = (STOCK, "stock64K", "uvloop", OURS, LISTS)
 PINGERS = (STOCK, "uvloop", OURS)
 PREFILL_CYCLES = 8  # a run
 WEIGHT = 768  # bytes of the receive buffer that the least datagram takes
@@ -90,7 +90,7 @@ def _outcomes(
 
 RECEIVE_GOALS = (
     Goal(OURS, STOCK, 40),
-    Goal(OURS, "stock, 64 KiB"),
+    Goal(OURS, "stock64K"),
     Goal(OURS, "uvloop", 3.5),
     Goal(OURS, "aiofastnet"),
     Goal(LISTS, OURS, 1.5),
@@ -124,7 +124,7 @@ def receive(setup: Setup, size: int) -> list[Outcome]:
     return [
         *_outcomes(f"{size} B receive", RECEIVE_GOALS, lively, "wall"),
         *_outcomes(f"{size} B receive", RECEIVE_GOALS, lively, "cpu"),
-        *_outcomes(f"{size} B receive, queue filled,", RECEIVE_GOALS, filled, "cpu"),
+        *_outcomes(f"{size} B receive, queued,", RECEIVE_GOALS, filled, "cpu"),
     ]
 
 
@@ -185,7 +185,7 @@ def _check_sender(sender: Process, way: str, size: int) -> None:
 
 ECHO_GOALS = (
     Goal(OURS, STOCK, 10),
-    Goal(OURS, "stock, 64 KiB"),
+    Goal(OURS, "stock64K"),
     Goal(OURS, "uvloop"),
     Goal(LISTS, OURS),
 )
