@@ -27,7 +27,7 @@ STOCK, OURS, LISTS = "stock", "ours", "ours, lists"
 RECEIVERS = (STOCK, "stock64K", "uvloop", "aiofastnet", OURS, LISTS)
 SENDERS = (STOCK, "uvloop", "aiofastnet", OURS)
 ECHOES = (STOCK, "stock64K", "uvloop", OURS, LISTS)
-PINGERS = (STOCK, "uvloop", OURS)
+PINGERS = (STOCK, "stock64K", "uvloop", OURS)
 PREFILL_CYCLES = 8  # a run
 WEIGHT = 768  # bytes of the receive buffer that the least datagram takes
 PINGS = 1000  # a run
@@ -246,7 +246,7 @@ def latency(setup: Setup, size: int) -> list[Outcome]:
                     answer = clients[way].answer()
                     if number:
                         times[way].append(answer)
-        for other, limit in ((STOCK, 1.05), ("uvloop", None)):
+        for other, limit in ((STOCK, 1.05), ("stock64K", None), ("uvloop", None)):
             if other in times:
                 outcomes.append(_latency(f"{size} B {manner}", times[OURS], times[other], limit))
                 outcomes[-1].name += f" ours / {other}, p50"
