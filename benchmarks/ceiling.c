@@ -6,8 +6,9 @@
  * It prints {"ports": [...]}, then reads commands from stdin, one a line, and answers each
  * with one line of JSON; it ends with stdin, and by its own alarm if a command takes too long.
  *
- *   send:  SECONDS CALLS   send for so long, or, where SECONDS is 0, so many calls of sendmmsg,
- *                          then an empty datagram to each port: the mark of the end
+ *   send:  SECONDS CALLS [MARK]   send for so long, or, where SECONDS is 0, so many calls of
+ *                          sendmmsg, then the mark of the end to each port: a datagram of MARK
+ *                          bytes, of none if nothing is said
  *   recv:  flush           throw away what is queued
  *          live            receive up to the mark; the clocks start behind the first message
  *          full            the same of a queue that was filled before; the clocks start at once
@@ -210,7 +211,9 @@ static void send_main(int argc, char **argv)
     while (alarm(IDLE_LIMIT_S), fgets(line, sizeof line, stdin)) {
         double seconds = 0;
         long calls = 0;
-        if (sscanf(line, "%lf %ld", &seconds, &calls) != 2 || seconds < 0 || seconds > 60) {
+        unsigned mark = 0;
+        if (sscanf(line, "%lf %ld %u", &seconds, &calls, &mark) < 2 || seconds < 0 || seconds > 60
+            || mark > sizeof line) {
             errno = 0;
             die(line);
         }
@@ -228,7 +231,7 @@ static void send_main(int argc, char **argv)
                 send_call(t, &r);
         stop(&r);
         for (int i = 0; i < t->n_ports; i++)
-            sendto(t->fd, "", 0, 0, (struct sockaddr *)&t->to[i], sizeof t->to[i]);
+            sendto(t->fd, line, mark, 0, (struct sockaddr *)&t->to[i], sizeof t->to[i]);
         r.datagrams = r.measured;
         print(&r);
     }

@@ -21,6 +21,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
+import event_loops
 import throughput
 from outcome import Outcome
 from process import Process, build, cores, environment, python
@@ -30,14 +31,6 @@ from batching.cli.machine import Machine
 
 EXTRAS = ("anyio", "click", "matplotlib", "prometheus_client", "rich", "trio", "typer", "uvloop")
 KIB = 1024
-
-
-def send(setup: Setup) -> list[Outcome]:
-    return [found for size in throughput.SIZES for found in throughput.send(setup, size)]
-
-
-def receive(setup: Setup) -> list[Outcome]:
-    return [found for size in throughput.SIZES for found in throughput.receive(setup, size)]
 
 
 def single(setup: Setup) -> list[Outcome]:
@@ -161,24 +154,40 @@ def _start(code: str, cpu: int) -> float:
     return time.perf_counter() - before
 
 
+def each_size(compare: Callable[[Setup, int], list[Outcome]]) -> Callable[[Setup], list[Outcome]]:
+    return lambda setup: [found for size in throughput.SIZES for found in compare(setup, size)]
+
+
 GROUPS: dict[str, Callable[[Setup], list[Outcome]]] = {
-    "send": send,
-    "receive": receive,
+    "send": each_size(throughput.send),
+    "receive": each_size(throughput.receive),
     "single": single,
     "latency": latency,
     "memory": memory,
     "import": startup,
+    "asyncio-receive": each_size(event_loops.receive),
+    "asyncio-send": each_size(event_loops.send),
+    "asyncio-echo": each_size(event_loops.echo),
+    "asyncio-latency": each_size(event_loops.latency),
+    "asyncio-quic": event_loops.quic,
 }
+FAMILIES = {"asyncio": [name for name in GROUPS if name.startswith("asyncio-")]}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few and short rounds")
     parser.add_argument(
-        "--only", action="append", choices=list(GROUPS), metavar="NAME", help=", ".join(GROUPS)
+        "--only",
+        action="append",
+        choices=[*GROUPS, *FAMILIES],
+        metavar="NAME",
+        help=", ".join([*GROUPS, *FAMILIES]),
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
     arguments = parser.parse_args()
+    wanted = arguments.only or list(GROUPS)
+    names = [name for each in wanted for name in FAMILIES.get(each, [each])]
     machine = Machine.look()
     rounds, seconds = (3, 0.1) if arguments.quick else (9, 0.25)
     outcomes: dict[str, list[Outcome]] = {}
@@ -188,7 +197,7 @@ def main() -> int:
         print(*machine.header(), sep="\n")
         where = f"sender on core {setup.cores[0]}, receiver on core {setup.cores[1]}"
         print(f"{rounds} rounds of {seconds} s, {where}; median (lowest to highest) of the rounds")
-        for name in arguments.only or GROUPS:
+        for name in names:
             print(f"{name}:", flush=True)
             try:
                 outcomes[name] = GROUPS[name](setup)

@@ -40,7 +40,7 @@ class Setup:
         return "spin" if self.cores[0] != self.cores[1] else "sleep"
 
 
-def mark_until_answer(receiver: Process, ports: list[int]) -> Result:
+def mark_until_answer(receiver: Process, ports: list[int], mark: bytes) -> Result:
     """Repeat the mark of the end, which may have met a full queue, until the receiver answers."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for _ in range(int(30 / MARK_EVERY_S)):
@@ -48,29 +48,36 @@ def mark_until_answer(receiver: Process, ports: list[int]) -> Result:
                 return Result(**receiver.answer(MARK_EVERY_S))
             except TimeoutError:
                 for port in ports:
-                    sock.sendto(b"", ("127.0.0.1", port))
+                    sock.sendto(mark, ("127.0.0.1", port))
     raise TimeoutError(f"{receiver.name} does not see the mark of the end")
 
 
-def live(sender: Process, receiver: Process, ports: list[int], seconds: float) -> list[Result]:
-    """Send for ``seconds``; return what the sender and what the receiver measured."""
+def live(
+    sender: Process, receiver: Process, ports: list[int], seconds: float, mark: bytes = b""
+) -> list[Result]:
+    """Send for ``seconds``; return what the sender and what the receiver measured.
+
+    Senders other than ceiling.c know no mark but the empty one.
+    """
     receiver.tell("flush")
     receiver.answer()
     receiver.tell("live")
-    sent = sender.ask(f"{seconds} 0")
-    received = mark_until_answer(receiver, ports)
+    sent = sender.ask(f"{seconds} 0 {len(mark) or ''}")
+    received = mark_until_answer(receiver, ports, mark)
     if received.wrong or received.datagrams > sent.datagrams:
         raise RuntimeError(f"{sender.name} -> {receiver.name}: {sent}, {received}")
     return [sent, received]
 
 
-def prefilled(sender: Process, receiver: Process, calls: int, cycles: int) -> Result:
+def prefilled(
+    sender: Process, receiver: Process, calls: int, cycles: int, mark: bytes = b""
+) -> Result:
     """Fill the queue, then let the receiver empty it; return the sum of several times."""
     parts = []
     for _ in range(cycles):
         receiver.tell("flush")
         receiver.answer()
-        sent = sender.ask(f"0 {calls}")
+        sent = sender.ask(f"0 {calls} {len(mark) or ''}")
         got = receiver.ask("full")
         if got.wrong or got.datagrams != sent.datagrams:
             raise RuntimeError(f"{sender.name} -> {receiver.name}: {sent}, {got}")

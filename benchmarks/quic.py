@@ -1,0 +1,146 @@
+"""aioquic on an event loop under test, client and server a process each.
+
+quic.py server LOOP
+quic.py client LOOP PORT
+
+The server answers a line with the CPU time it has used.  The client's commands are
+download BYTES, upload BYTES and messages COUNT (of 100 bytes, one connection, each echoed before
+the next leaves); each opens a connection, which is not in what is measured.  What arrives is kept
+and compared afterwards: by the client, and, of an upload, by its digest in the server's answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import ssl
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from aioquic.asyncio import connect, serve
+from aioquic.quic.configuration import QuicConfiguration
+from contender import LOOPBACK, commands, say
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from event_loop import FACTORIES, answer_cpu
+
+MESSAGE = 100  # bytes
+LIMIT_S = 110
+
+
+def content(length: int) -> bytes:
+    """Return bytes that do not repeat within a packet's reach."""
+    block = random.Random(1).randbytes(1_000_003)
+    return (block * (length // len(block) + 1))[:length]
+
+
+def make_certificate(directory: Path) -> tuple[Path, Path]:
+    """Write a certificate for nobody in particular, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    chain, private = directory / "chain.pem", directory / "key.pem"
+    chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return chain, private
+
+
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serve a stream: its first line says what is wanted."""
+    request, _, length = (await reader.readline()).decode().strip().partition(" ")
+    if request == "download":
+        writer.write(content(int(length)))
+    elif request == "upload":
+        data = await reader.read()
+        writer.write(hashlib.sha256(data).hexdigest().encode())
+    else:
+        while data := await reader.read(MESSAGE):
+            writer.write(data)
+    writer.write_eof()
+
+
+def serve_forever(way: str) -> None:
+    loop = FACTORIES[way]()
+    tasks = set()
+
+    def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = loop.create_task(answer(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    with tempfile.TemporaryDirectory() as directory:
+        configuration = QuicConfiguration(is_client=False)
+        configuration.load_cert_chain(*make_certificate(Path(directory)))
+    server = loop.run_until_complete(
+        serve(LOOPBACK, 0, configuration=configuration, stream_handler=handle)
+    )
+    transport = server._transport
+    say(ports=[transport.get_extra_info("sockname")[1]])
+    answer_cpu(loop)
+    loop.run_forever()
+
+
+async def request(port: int, what: str, amount: int) -> dict[str, float]:
+    """Return what it took, once what came is what it should be."""
+    configuration = QuicConfiguration(is_client=True, verify_mode=ssl.CERT_NONE)
+    clock, cpu_clock = time.perf_counter, time.process_time
+    data = content(amount if what != "messages" else MESSAGE)
+    async with connect(LOOPBACK, port, configuration=configuration) as client:
+        reader, writer = await client.create_stream()
+        cpu, start = cpu_clock(), clock()
+        writer.write(f"{what} {amount}\n".encode())
+        if what == "messages":
+            for _ in range(amount):
+                writer.write(data)
+                if await reader.readexactly(MESSAGE) != data:
+                    raise RuntimeError("another answer than the message")
+            writer.write_eof()
+            came = expected = b""
+        else:
+            if what == "upload":
+                writer.write(data)
+                expected = hashlib.sha256(data).hexdigest().encode()
+            else:
+                expected = data
+            writer.write_eof()
+            came = await reader.read()
+        elapsed, cpu = clock() - start, cpu_clock() - cpu
+        if came != expected:
+            raise RuntimeError(f"{what}: {len(came)} bytes came, and not those that should")
+    return {"seconds": elapsed, "cpu": cpu}
+
+
+def ask(way: str, port: int) -> None:
+    loop = FACTORIES[way]()
+    say(ports=[])
+    for what, amount in commands():
+        run = asyncio.wait_for(request(port, what, int(amount)), LIMIT_S)
+        say(**loop.run_until_complete(run))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "server":
+        serve_forever(sys.argv[2])
+    else:
+        ask(sys.argv[2], int(sys.argv[3]))
