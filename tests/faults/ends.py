@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+import pytest
+
 from batching import Conn, SendError, open_conn
 from loopback import PlainPeer
-from netns import Link
+from netns import Link, link, one_cpu
 from numbered import assert_arrived, numbered, send
 
 SIZE: Final = 1000  # bytes: a train of two does not fit into a packet of an Ethernet
@@ -54,6 +56,20 @@ def ends_on(net: Link, version: int) -> Iterator[Ends]:
         conn = open_conn((Link.LEFT[version == 6], 0))
     with conn, far, other:
         yield Ends(net, version, conn, far, other)
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Link]:
+    """Give a link for all tests of a file."""
+    with one_cpu(), link() as net:
+        yield net
+
+
+@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
+def ends(request: pytest.FixtureRequest, net: Link) -> Iterator[Ends]:
+    """Give ends on it, in each version of IP."""
+    with ends_on(net, request.param) as ends:
+        yield ends
 
 
 def codes(error: SendError) -> set[int | None]:

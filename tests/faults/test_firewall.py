@@ -13,9 +13,11 @@ from typing import Final
 import pytest
 
 from batching import Conn, Segments, SendError, open_conn
-from ends import SIZE, Ends, codes, ends_on
+from ends import SIZE, Ends, codes
+from ends import ends as ends
+from ends import net as net
 from loopback import PlainPeer, needs_gso, needs_ipv6, needs_room
-from netns import Link, link, needs_command, needs_netns, one_cpu
+from netns import Link, needs_command, needs_netns
 from numbered import WAYS, assert_arrived, failed, numbered, send, taken
 
 pytestmark = [
@@ -28,18 +30,6 @@ pytestmark = [
 ]
 
 TOO_LONG: Final = "meta length > 1500"
-
-
-@pytest.fixture(scope="module")
-def net() -> Iterator[Link]:
-    with one_cpu(), link() as net:
-        yield net
-
-
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def ends(request: pytest.FixtureRequest, net: Link) -> Iterator[Ends]:
-    with ends_on(net, request.param) as ends:
-        yield ends
 
 
 @contextlib.contextmanager

@@ -19,10 +19,12 @@ import pytest
 
 from batching import Conn, SendError, UDPGSODisabledError, open_conn, try_upgrade_to_conn
 from batching._kernel import SOL_UDP
-from ends import SIZE, Ends, codes, ends_on
+from ends import SIZE, Ends, codes
+from ends import ends as ends
+from ends import net as net
 from fake_core import Clock
 from loopback import PATIENCE_S, Address, PlainPeer, needs_gso, needs_ipv6, needs_room, until
-from netns import Link, link, needs_netns, one_cpu, wait_for_address
+from netns import Link, needs_netns, wait_for_address
 from numbered import WAYS, Batch, assert_arrived, failed, numbered, send, taken
 
 pytestmark = [needs_netns, needs_gso, needs_ipv6, needs_room, pytest.mark.kernel]
@@ -33,18 +35,6 @@ UDP_NO_CHECK6_RX: Final = 102
 # Level, option and the value IP_PMTUDISC_DO: include/uapi/linux/in.h and in6.h.
 PMTUDISC_DO: Final = {4: (socket.IPPROTO_IP, 10, 2), 6: (socket.IPPROTO_IPV6, 23, 2)}
 NOWHERE: Final = {4: "192.0.2.1", 6: "2001:db8::1"}
-
-
-@pytest.fixture(scope="module")
-def net() -> Iterator[Link]:
-    with one_cpu(), link() as net:
-        yield net
-
-
-@pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
-def ends(request: pytest.FixtureRequest, net: Link) -> Iterator[Ends]:
-    with ends_on(net, request.param) as ends:
-        yield ends
 
 
 @contextlib.contextmanager

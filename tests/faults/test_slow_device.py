@@ -20,8 +20,9 @@ import pytest
 
 from batching import Conn, Segments, SendBlocked, SendError, SendTimeout, open_conn
 from ends import Ends, codes, ends_on
+from ends import net as net
 from loopback import PATIENCE_S, PlainPeer, needs_gso, needs_ipv6, needs_room, start, until
-from netns import Link, link, needs_command, needs_netns, one_cpu
+from netns import Link, needs_command, needs_netns
 from numbered import Batch, assert_arrived, failed, number, numbered, send, taken, unsent
 
 pytestmark = [
@@ -85,12 +86,6 @@ class Slow:
     def assert_arrived(self, batch: Batch) -> None:
         self.flush()
         assert_arrived(batch, self.far, self.other)
-
-
-@pytest.fixture(scope="module")
-def net() -> Iterator[Link]:
-    with one_cpu(), link() as net:
-        yield net
 
 
 @pytest.fixture(
