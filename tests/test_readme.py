@@ -16,6 +16,7 @@ EXPECTED = [
     r"(hello \d from port \d+\n){3}",
     r"2 sent; \{1: OSError\(\d+, .*\)\}\n",
     r"b'one' True\nb'two' True\n",
+    r"all came back\n",
 ]
 
 

@@ -36,6 +36,7 @@ _MAX_FLUSHED: Final = 1024  # datagrams: a window
 _SAME_TURN_NS: Final = 20_000
 _NOBODY: Final = object()
 _cpython: Final[Any] = selector_events
+_clock_ns: Final = time.perf_counter_ns
 _running_loop: Final = asyncio._get_running_loop
 
 
@@ -109,7 +110,8 @@ class SendingTransport(PlainTransport):
                 if self._is_same_turn() and is_contiguous(data) and self._is_numeric(addr):
                     self._defer(data, addr)
                     return
-                self._flush()
+                if self._deferred:
+                    self._flush()
             elif not self._loop.is_running():  # else another thread, which must not flush
                 self._flush()
         if not self._buffer and self._send_now(data, addr):
@@ -137,7 +139,7 @@ class SendingTransport(PlainTransport):
         if self._in_burst:
             has_sent, self._has_sent = self._has_sent, True
             return has_sent
-        now = time.perf_counter_ns()
+        now = _clock_ns()
         is_same = now - self._sent_at < _SAME_TURN_NS
         self._sent_at = now
         return is_same
@@ -146,7 +148,7 @@ class SendingTransport(PlainTransport):
         """Tell whether a batch sends to it what ``socket.sendto`` would."""
         if self._conn_lost:
             return False
-        if self._extra["peername"]:  # it goes there, whatever ``addr`` says
+        if self._is_peer_fixed:
             return True
         try:
             self._conn._sender.peers.get(addr)
@@ -220,7 +222,10 @@ class SendingTransport(PlainTransport):
     def _send_now(self, data: Any, addr: Any) -> bool:
         """Send as a plain socket does; return False if it has no room."""
         try:
-            self._send_plainly(data, addr)
+            if self._is_peer_fixed:
+                self._sock.send(data)
+            else:
+                self._sock.sendto(data, addr)
         except (BlockingIOError, InterruptedError):
             self._loop._add_writer(self._sock_fd, self._sendto_ready)
             return False
@@ -242,7 +247,7 @@ class SendingTransport(PlainTransport):
             window = itertools.islice(self._buffer, _MAX_FLUSHED)
             n = sum(1 for _ in itertools.takewhile(lambda item: self._is_numeric(item[1]), window))
             batch = [self._buffer.popleft() for _ in range(max(n, 1))]
-            if self._extra["peername"]:
+            if self._is_peer_fixed:
                 batch = [(data, None) for data, _ in batch]
             self._buffer_size -= sum(len(data) + _HEADER for data, _ in batch)
             errors, unsent = self._send_batch(batch)
