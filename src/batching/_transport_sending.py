@@ -101,9 +101,7 @@ class SendingTransport(PlainTransport):
                 raise ValueError(f"Invalid address: must be None or {self._address}")
             addr = self._address
         if self._conn_lost and self._address:
-            if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
-                _cpython.logger.warning("socket.send() raised exception.")
-            self._conn_lost += 1
+            self._note_lost()
             return
         if not self._buffer:
             if _running_loop() is self._runs_in:
@@ -118,6 +116,11 @@ class SendingTransport(PlainTransport):
             return
         self._keep(bytes(data), addr)
         self._maybe_pause_protocol()
+
+    def _note_lost(self) -> None:
+        if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+            _cpython.logger.warning("socket.send() raised exception.")
+        self._conn_lost += 1
 
     def get_write_buffer_size(self) -> int:
         self._flush_here()  # without batches it would have left, or be in the buffer
