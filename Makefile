@@ -47,7 +47,7 @@ test-kernels: $(BUILT) ## run the tests of what the kernel answers in others (KE
 	@$(RUN) scripts/kernels/main.py test --kernels "$(KERNELS)" --backends "$(BACKENDS)" -- $(ARGS)
 
 test-ecosystem: $(BUILT) ## run other packages' tests on our loop, HTTP/3, DNS; 45 min (ARGS="--quick aioice http3")
-	@$(RUN) scripts/ecosystem/main.py $(ARGS)
+	@$(RUN) scripts/ecosystem/ecosystem.py $(ARGS)
 
 test-sanitized: $(BUILT) ## run all tests, slow ones too, over the native core under ASan and UBSan (ARGS="-k twins")
 	@mkdir -p build/sanitized

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Final
 
-from exchange.zone import zone_file
 from programs import ExchangeError, Programs, free_port, programs
 from suite import MissingToolError
 
@@ -49,7 +48,7 @@ def run(n_queries: int) -> str:
 
 def _serve(them: Programs, knotd: str, folder: Path) -> int:
     port = free_port()
-    (folder / "zone").write_text(zone_file(_ZONE, _N_NAMES))
+    them.run("zone", folder / "zone", _ZONE, _N_NAMES)
     configuration = folder / "knot.conf"
     configuration.write_text(_CONFIGURATION.format(folder=folder, port=port, zone=_ZONE))
     server = them.start_tool(knotd, "-c", configuration)

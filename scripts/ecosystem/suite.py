@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from run import Run
 
@@ -22,6 +22,7 @@ HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
 BUILD: Final = ROOT / "build" / "ecosystem"
 RUNNER: Final = ["pytest==9.2.0", "pytest-timeout==2.4.0"]
+_NO_SETTINGS: Final = "pytest.ini"  # an empty one, lest pytest takes ours, further up
 LIMIT_S: Final = 600  # of one run
 TEST_LIMIT_S: Final = 60
 
@@ -46,7 +47,7 @@ class Suite:
     tests: list[str]
     options: list[str] = field(default_factory=list)
     leave_out: dict[str, str] = field(default_factory=dict)
-    note: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -85,6 +86,8 @@ class Suite:
                 if path.partition("/")[0] in self.keep:
                     member.name = path
                     archive.extract(member, tree)
+        if "pyproject.toml" not in self.keep:
+            (tree / _NO_SETTINGS).touch()
         stand_ins = HERE / "stand_ins" / self.name
         if stand_ins.is_dir():
             shutil.copytree(stand_ins, tree, dirs_exist_ok=True)
@@ -99,10 +102,12 @@ class Suite:
             "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(HERE / "plugin")]),
             "ECOSYSTEM_LOOP": loop,
             "ECOSYSTEM_LOG": str(log),
+            **self.environment,
         }
         if backend := os.environ.get("BATCHING_BACKEND"):
             environment["BATCHING_BACKEND"] = backend
-        command = [self.python, "-m", "pytest", "-q", "-p", "ecosystem_plugin"]
+        settings = "pyproject.toml" if "pyproject.toml" in self.keep else _NO_SETTINGS
+        command = [self.python, "-m", "pytest", "-q", "-p", "ecosystem_plugin", "-c", settings]
         command += ["-p", "no:cacheprovider", "--timeout", TEST_LIMIT_S, *self.options]
         command += [f"--deselect={test}" for test in self.leave_out]
         command += tests or self.tests
@@ -112,14 +117,14 @@ class Suite:
 
 
 def run_bounded(
-    command: list[object], folder: Path, environment: dict[str, str], output: object
+    command: list[object], folder: Path, environment: dict[str, str], output: IO[str]
 ) -> bool:
     """Run a command; tell whether it ended in time.  If not, it and its children are ended."""
     with subprocess.Popen(
         [str(word) for word in command],
         cwd=folder,
         env=environment,
-        stdout=output,  # type: ignore[arg-type]
+        stdout=output,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         start_new_session=True,

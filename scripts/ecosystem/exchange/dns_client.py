@@ -16,10 +16,10 @@ from typing import Final
 import dns.asyncquery
 import dns.message
 import dns.rcode
-from counting import count_endpoints, endpoints
-from zone import address_of
 
 import batching.asyncio
+from counting import count_endpoints, endpoints
+from zone import address_of
 
 _N_TASKS: Final = 32
 _TIMEOUT_S: Final = 20

@@ -19,10 +19,10 @@ from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.h3.events import DataReceived, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
-from counting import count_endpoints, endpoints
-from payload import blocks, digest
 
 import batching.asyncio
+from counting import count_endpoints, endpoints
+from payload import blocks, digest
 
 
 class Answer:
@@ -38,7 +38,7 @@ class Answer:
         self.start = (self.start + data)[:64]
 
 
-class Client(QuicConnectionProtocol):
+class Client(QuicConnectionProtocol):  # type: ignore[misc,unused-ignore]
     """A connection and its requests."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

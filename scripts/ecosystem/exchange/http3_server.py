@@ -15,10 +15,10 @@ from typing import Any
 
 import hypercorn.asyncio
 import hypercorn.config
-from counting import count_endpoints, endpoints
-from payload import blocks
 
 import batching.asyncio
+from counting import count_endpoints, endpoints
+from payload import blocks
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -13,7 +13,7 @@ import select
 import socket
 import sys
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
 _HOST: Final = "127.0.0.1"
 _LATER: Final = 5  # datagrams that overtake one that is reordered
@@ -64,7 +64,8 @@ def main() -> None:
     server_port, seed, share = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     front, back = bound(), bound()
     print(front.getsockname()[1], flush=True)
-    client, server = None, (_HOST, server_port)
+    client: Any = None
+    server = (_HOST, server_port)
     there, back_again = Path(seed, share), Path(seed + 1, share)
     while True:
         ready, _, _ = select.select([front, back, sys.stdin], [], [])

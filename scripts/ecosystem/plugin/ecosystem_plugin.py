@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
 from counting import count_endpoints, endpoints
 
 LOG: Final = Path(os.environ["ECOSYSTEM_LOG"])
@@ -44,7 +45,8 @@ def run_on_ours() -> None:
     async def create_datagram_endpoint(loop: Any, *arguments: Any, **options: Any) -> Any:
         return await ours.create_datagram_endpoint(*arguments, **options)
 
-    uvloop.Loop.create_datagram_endpoint = create_datagram_endpoint
+    kind: Any = uvloop.Loop
+    kind.create_datagram_endpoint = create_datagram_endpoint
 
 
 def tell(**line: object) -> None:

@@ -14,9 +14,9 @@ from typing import Final
 
 import http3
 import names
-from compare import Verdict, compare
 from programs import ExchangeError
 from suite import MissingToolError, SetupError, Suite, read_suites
+from verdict import Verdict, compare
 
 _HEAD = ("suite", "version", "stock", "ours", "endpoints", "difference")
 _EXCHANGES: Final = {  # and how much of each, in full and quickly
