@@ -145,7 +145,7 @@ def make_venv(folder: Path, wanted: list[str]) -> Path:
     if not mark.exists() or mark.read_text() != "\n".join(wanted):
         shutil.rmtree(folder, ignore_errors=True)
         call([sys.executable, "-m", "venv", folder])
-        call([python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", *wanted])
+        call([python, "-m", "pip", "install", "--quiet", "--prefer-binary", *wanted])
         mark.write_text("\n".join(wanted))
     return python
 
