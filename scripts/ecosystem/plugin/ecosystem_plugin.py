@@ -58,7 +58,7 @@ def name_localhost() -> None:
     except socket.gaierror:
 
         def getaddrinfo(host: Any, port: Any, family: int = 0, *others: Any, **more: Any) -> Any:
-            if host == "localhost" and family == socket.AF_INET6:
+            if host in ("localhost", b"localhost") and family == socket.AF_INET6:
                 host = "::1"
             return look_up(host, port, family, *others, **more)
 
