@@ -28,7 +28,7 @@ OVER_EACH = if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(1) |
 	else echo "The native core was not built: only the portable back end is tested."; fi; \
 	BATCHING_BACKEND=portable $(RUN) -m pytest $(1)
 
-.PHONY: help setup bench test test-faults test-kernels test-sanitized fuzz soak lint dist clean
+.PHONY: help setup bench test test-faults test-kernels test-ecosystem test-sanitized fuzz soak lint dist clean
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -47,6 +47,9 @@ test-faults: $(BUILT) ## run the slow tests, most of faults, over each back end 
 
 test-kernels: $(BUILT) ## run the tests of what the kernel answers in others (KERNELS="5.10 6.1" BACKENDS=native)
 	@$(RUN) scripts/kernels/main.py test --kernels "$(KERNELS)" --backends "$(BACKENDS)" -- $(ARGS)
+
+test-ecosystem: $(BUILT) ## run other packages' tests on our loop, HTTP/3, DNS; 45 min (ARGS="--quick aioice http3")
+	@$(RUN) scripts/ecosystem/ecosystem.py $(ARGS)
 
 test-sanitized: $(BUILT) ## run all tests, slow ones too, over the native core under ASan and UBSan (ARGS="-k twins")
 	@mkdir -p build/sanitized

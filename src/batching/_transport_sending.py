@@ -110,7 +110,7 @@ class SendingTransport(PlainTransport):
                     return
                 if self._deferred:
                     self._flush()
-            elif not self._loop.is_running():  # else another thread, which must not flush
+            elif not self._runs_in.is_running():  # else another thread, which must not flush
                 self._flush()
         if not self._buffer and self._send_now(data, addr):
             return

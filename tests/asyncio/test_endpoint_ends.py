@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import pickle
 import socket
@@ -169,6 +170,14 @@ async def what_is_asked_of_a_closed_one(stage: Stage) -> None:
             each.call("sendto", b"x")
         each.call("sendto", b"x", to)
         stage.note(each.name, repr(each.transport))
+
+
+@scenarios
+async def a_closed_one_is_sent_by_from_outside_the_loop(stage: Stage) -> None:
+    a, to = await stage.endpoint("a"), stage.sink().address
+    a.call("close")
+    await stage.until(lambda: a.is_lost)
+    await asyncio.to_thread(a.call, "sendto", b"x", to)
 
 
 @scenarios

@@ -245,6 +245,7 @@ async def check_addresses(stage: Stage, *addresses: Any, **options: Any) -> None
         a.call("is_closing")
         a.transport.close()
         await stage.until(lambda a=a: a.is_lost)  # type: ignore[misc]
+        stage.drain()  # before another endpoint gets this one's port
 
 
 @scenarios
