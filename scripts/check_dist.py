@@ -19,6 +19,7 @@ NEEDED = (
     "src/batching/py.typed",
     "tests/conftest.py",
 )
+BY_HAND = ("benchmarks/", "tests/faults/")  # where C is written, not made
 GENERATED = (".c", ".so", ".pyc", ".html")
 REPORT = """
 import importlib.metadata, pathlib, batching
@@ -41,7 +42,7 @@ def check_sdist(path: Path) -> None:
     generated = [
         name
         for name in names
-        if name.endswith(GENERATED) and not name.startswith("benchmarks/")  # its C is by hand
+        if name.endswith(GENERATED) and not name.startswith(BY_HAND)
     ]
     if missing or generated:
         sys.exit(f"{path.name}: missing {missing}, generated {generated}")

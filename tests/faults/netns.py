@@ -85,6 +85,7 @@ class Namespace:
             done = subprocess.run(
                 command,
                 input=feed,
+                env={name: value for name, value in os.environ.items() if name != "LD_PRELOAD"},
                 capture_output=True,
                 text=True,
                 timeout=PATIENCE_S,
