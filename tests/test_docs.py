@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,11 @@ ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
 TESTS = set(re.findall(r"^ *(?:async )?def (test_\w+)", SOURCES, re.MULTILINE))
+SNIPPETS = [
+    snippet
+    for path in (ROOT / "docs").glob("*.md")
+    for snippet in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
+]
 each_doc = pytest.mark.parametrize("doc", DOCS, ids=lambda path: path.name)
 
 
@@ -42,3 +49,12 @@ def test_every_link_within_the_project_leads_somewhere(doc: Path) -> None:
         place = (doc.parent / path).resolve() if path else doc
         assert place.exists(), target
         assert not anchor or anchor in headings(place), target
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
+def test_every_snippet_runs(snippet: str) -> None:
+    if "anyio" in snippet:
+        pytest.importorskip("anyio", reason='needs "udp-batching[anyio]"')
+    command = [sys.executable, "-W", "error", "-c", snippet]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
