@@ -40,9 +40,7 @@ def check_sdist(path: Path) -> None:
     core = [str(each) for each in Path("src/batching/_mmsg").glob("*.p*")]
     missing = [name for name in (*NEEDED, *core) if name not in names]
     generated = [
-        name
-        for name in names
-        if name.endswith(GENERATED) and not name.startswith(BY_HAND)
+        name for name in names if name.endswith(GENERATED) and not name.startswith(BY_HAND)
     ]
     if missing or generated:
         sys.exit(f"{path.name}: missing {missing}, generated {generated}")
