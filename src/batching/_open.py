@@ -181,8 +181,12 @@ def share_socket(sock: socket.socket) -> Conn:
     """
     sock.setblocking(False)
     conn = Conn(sock, _negotiate(sock, "auto", "auto", None), MAX_MESSAGES, None)
-    if conn.offload.gro:
-        enable_gro(sock)
+    try:
+        if conn.offload.gro:
+            enable_gro(sock)
+    except BaseException:
+        conn._descriptor.release()
+        raise
     return conn
 
 

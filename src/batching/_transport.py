@@ -84,7 +84,7 @@ class DatagramTransport(SendingTransport):
 
     def _deliver(self, burst: Iterator[tuple[bytes, Address]]) -> None:
         """Give the protocol one datagram, and more while nothing else is ready."""
-        ready = self._ready
+        ready, loop = self._ready, self._loop
         is_over = False
         self._in_burst, self._has_sent = True, False
         try:
@@ -96,7 +96,7 @@ class DatagramTransport(SendingTransport):
                     self._protocol.datagram_received(data, addr)
                     if self._closing or self._paused or self._takes_batches:
                         break
-                    if ready is None or (ready and _is_another_ready(ready)):
+                    if ready is None or loop._stopping or (ready and _is_another_ready(ready)):
                         break
                 else:
                     is_over = True
@@ -147,7 +147,7 @@ _OWN: Final = frozenset(
 
 def _is_another_ready(ready: deque[asyncio.Handle]) -> bool:
     """Tell whether anything but our own transports' moving of datagrams is about to run."""
-    for handle in ready:
+    for handle in tuple(ready):  # another thread may append
         callback = handle._callback  # type: ignore[attr-defined]
         if getattr(callback, "__func__", None) not in _OWN:
             return True

@@ -20,6 +20,7 @@ from ._errors import SendBlocked, SendError
 from ._open import share_socket
 from ._transport_plain import PlainTransport, is_contiguous
 from ._transport_socket import TransportSocket
+from ._waiter import renew_after_fork
 
 if TYPE_CHECKING:
     from ._address import Address
@@ -72,10 +73,20 @@ class SendingTransport(PlainTransport):
         self._deferred: list[Item] = []
         self._next_addr: Any = _NOBODY  # one that may wait, while anything waits
         self._known: dict[int, Any] = {}  # such addresses by their ids; they live here
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Leave to the parent, in a forked child, what waits."""
+        self._deferred, self._next_addr = [], _NOBODY
 
     def sendto(self, data: Any, addr: Any = None) -> None:
         # Another one for an address that was looked at; what waits has left nothing else to ask.
-        if addr is self._next_addr and type(data) is bytes and data:
+        if (
+            addr is self._next_addr
+            and type(data) is bytes
+            and data
+            and _running_loop() is self._runs_in  # else nobody might flush soon
+        ):
             self._deferred.append((data, addr))
             if len(self._deferred) >= _MAX_DEFERRED:
                 self._flush_here()
@@ -85,7 +96,7 @@ class SendingTransport(PlainTransport):
             and self._known.get(id(addr), _NOBODY) is addr
         ):
             self._next_addr = addr
-            self.sendto(data, addr)
+            SendingTransport.sendto(self, data, addr)  # the instance's may be another
         else:
             self._send(data, addr)
 
@@ -133,10 +144,14 @@ class SendingTransport(PlainTransport):
 
     def _force_close(self, exc: BaseException | None) -> None:
         self._flush()  # without batches it would have left before
+        if not self._conn_lost and not self._buffer:  # a batch of it may be on its way
+            self._loop._remove_writer(self._sock_fd)
         super()._force_close(exc)
 
     def _is_same_turn(self) -> bool:
         """Tell whether a datagram has left in this turn; if not, one does now."""
+        if self._closing:  # the end of the turn may come too late
+            return False
         if self._deferred:
             return True
         if self._in_burst:
@@ -203,7 +218,7 @@ class SendingTransport(PlainTransport):
     def _send_batch(self, batch: list[Item]) -> tuple[list[OSError], list[Item]]:
         """Send; return errors, and what found no room.  The first's address tells the way."""
         try:
-            if self._is_numeric(batch[0][1]):
+            if len(batch) > 1 or self._is_numeric(batch[0][1]):
                 self._conn.send_batch(batch)
             else:
                 self._send_plainly(*batch[0])

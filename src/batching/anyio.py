@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 import anyio.abc
-from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from . import _open
 from ._conn import Conn
@@ -32,10 +32,8 @@ async def open_conn(
     local_addr: Address | None = None, remote_addr: Address | None = None, **options: Any
 ) -> AsyncConn:
     """Open a batched UDP connection; ``options`` and errors as ``batching.open_conn``."""
-    await checkpoint_if_cancelled()
-    conn = _open.open_conn(local_addr, remote_addr, **options)
-    await cancel_shielded_checkpoint()
-    return AsyncConn(conn)
+    await checkpoint()
+    return AsyncConn(_open.open_conn(local_addr, remote_addr, **options))
 
 
 class AsyncConn(anyio.abc.AsyncResource):
@@ -75,19 +73,13 @@ class AsyncConn(anyio.abc.AsyncResource):
 
     async def _receive(self, call: Callable[[], _T]) -> _T:
         with self._receiving:
-            await checkpoint_if_cancelled()
-            has_waited = False
+            await checkpoint()  # before: asyncio's own cancel() strikes in shielded ones, too
             while True:
                 self._check_open()
                 try:
-                    received = call()
+                    return call()
                 except BlockingIOError:
                     await self._wait(anyio.wait_readable)
-                    has_waited = True
-                    continue
-                if not has_waited:
-                    await cancel_shielded_checkpoint()  # let others run, lose nothing
-                return received
 
     # Sending
 
@@ -133,8 +125,12 @@ class AsyncConn(anyio.abc.AsyncResource):
         self._is_closed = True
         for scope in self._waits:
             scope.cancel()
-        self._conn.close()
-        await cancel_shielded_checkpoint()
+        try:
+            await cancel_shielded_checkpoint()
+            while self._waits:  # the loop must have forgotten the descriptor: it may come again
+                await cancel_shielded_checkpoint()
+        finally:
+            self._conn.close()
 
     def local_addr(self) -> Address:
         """Return the local address."""
