@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 from collections.abc import Iterator
 from typing import Any, cast
@@ -97,6 +99,45 @@ async def test_cancellation_loses_nothing_that_was_received(anyio_peer: PlainPee
             while len(received) < 200:
                 received += [data for data, _ in await conn.recv_batch()]
         assert received == [b"%d" % number for number in range(200)]
+
+
+async def test_asyncios_own_cancellation_loses_nothing_either(
+    anyio_backend: str, anyio_peer: PlainPeer
+) -> None:
+    if anyio_backend != "asyncio":
+        pytest.skip("of asyncio: it strikes in what anyio shields, too")
+    async with await open_conn(ANY_PORT) as conn:
+        received: list[bytes] = []
+        for n_turns in range(6):
+            anyio_peer.send(conn.local_addr(), b"%d" % n_turns)
+            task = asyncio.create_task(conn.recv_batch())
+            for _ in range(n_turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                received += [data for data, _ in await task]
+        with anyio.fail_after(PATIENCE_S):
+            while len(received) < 6:
+                received += [data for data, _ in await conn.recv_batch()]
+        assert received == [b"%d" % n for n in range(6)]
+
+
+async def test_close_gives_the_number_back_once_nobody_watches_it() -> None:
+    conn = await open_conn(ANY_PORT)
+    left: list[int] = []
+
+    async def receive() -> None:
+        try:
+            with pytest.raises(anyio.ClosedResourceError):
+                await conn.recv_batch()
+        finally:
+            left.append(conn._conn.fileno())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(receive)
+        await anyio.wait_all_tasks_blocked()
+        await conn.aclose()
+    assert left != [-1]  # it was open until the waiter had left
 
 
 async def test_a_cancelled_call_has_not_begun(anyio_peer: PlainPeer) -> None:

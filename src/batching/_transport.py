@@ -1,7 +1,7 @@
 """DatagramTransport: CPython's own, to the letter, with batches underneath.
 
 A turn of the loop asks the kernel once.  After its first datagram the burst goes on only
-while nothing else in the loop is ready to run; the rest waits, in order, for the next turn,
+while nothing else in the loop is ready to run, and for 1 ms at most; the rest waits, in order, for the next turn,
 and the kernel is not asked before it is gone.  Of sending see ``_transport_sending``.
 """
 
@@ -17,10 +17,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._open import is_udp
 from ._transport_plain import PlainTransport
-from ._transport_sending import SendingTransport
+from ._transport_sending import SendingTransport, clock_ns
 
 if TYPE_CHECKING:
     from ._address import Address
+
+
+_MAX_BURST_NS: Final = 1_000_000  # then replies leave, and timers have their turn
+_LOOK_EVERY: Final = 8  # datagrams: looking at the clock costs as much as one of them
 
 
 class DatagramTransport(SendingTransport):
@@ -85,6 +89,7 @@ class DatagramTransport(SendingTransport):
     def _deliver(self, burst: Iterator[tuple[bytes, Address]]) -> None:
         """Give the protocol one datagram, and more while nothing else is ready."""
         ready, loop = self._ready, self._loop
+        end_ns = clock_ns() + _MAX_BURST_NS
         is_over = False
         self._in_burst, self._has_sent = True, False
         try:
@@ -92,11 +97,13 @@ class DatagramTransport(SendingTransport):
                 is_over = True
                 self._protocol.datagrams_received(list(burst))
             else:
-                for data, addr in burst:
+                for n, (data, addr) in enumerate(burst, 1):
                     self._protocol.datagram_received(data, addr)
                     if self._closing or self._paused or self._takes_batches:
                         break
                     if ready is None or loop._stopping or (ready and _is_another_ready(ready)):
+                        break
+                    if not n % _LOOK_EVERY and clock_ns() > end_ns:
                         break
                 else:
                     is_over = True

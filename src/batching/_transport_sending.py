@@ -37,7 +37,7 @@ _MAX_FLUSHED: Final = 1024  # datagrams: a window
 _SAME_TURN_NS: Final = 20_000
 _NOBODY: Final = object()
 _cpython: Final[Any] = selector_events
-_clock_ns: Final = time.perf_counter_ns
+clock_ns: Final = time.perf_counter_ns
 _running_loop: Final = asyncio._get_running_loop
 
 
@@ -157,7 +157,7 @@ class SendingTransport(PlainTransport):
         if self._in_burst:
             has_sent, self._has_sent = self._has_sent, True
             return has_sent
-        now = _clock_ns()
+        now = clock_ns()
         is_same = now - self._sent_at < _SAME_TURN_NS
         self._sent_at = now
         return is_same
