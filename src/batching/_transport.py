@@ -1,8 +1,9 @@
 """DatagramTransport: CPython's own, to the letter, with batches underneath.
 
 A turn of the loop asks the kernel once.  After its first datagram the burst goes on only
-while nothing else in the loop is ready to run, and for 1 ms at most; the rest waits, in order, for the next turn,
-and the kernel is not asked before it is gone.  Of sending see ``_transport_sending``.
+while nothing else in the loop is ready to run, and for 1 ms at most; the rest waits, in
+order, for the next turn, and the kernel is not asked before it is gone.
+Of sending see ``_transport_sending``.
 """
 
 from __future__ import annotations
