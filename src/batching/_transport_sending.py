@@ -181,12 +181,12 @@ class SendingTransport(PlainTransport):
         # What waits must not change.
         data = data if type(data) is bytes else bytes(memoryview(data))
         self._deferred.append((data, None if self._is_peer_fixed else addr))
-        if type(addr) is tuple and not self._is_peer_fixed:
+        if self._is_peer_fixed:
+            self._next_addr = None
+        elif type(addr) is tuple:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[id(addr)] = self._next_addr = addr
-        elif addr is None:
-            self._next_addr = addr
         if len(self._deferred) >= _MAX_DEFERRED:
             self._flush()
         elif not self._in_burst and not self._is_flush_due:
