@@ -91,7 +91,7 @@ def bench(
             metavar="SECONDS",
             help="Measured for each row, all rounds together, 0.02 to 60.",
         ),
-    ] = 0.9,
+    ] = 0.8,
     batch: Annotated[
         int,
         typer.Option(
