@@ -34,7 +34,7 @@ def assert_nothing_grows(step: Callable[[], object], n: int) -> None:
         step()
     after = Holdings.now()
     assert after.n_descriptors == before.n_descriptors
-    assert after.n_objects - before.n_objects < n // 20
+    assert after.n_objects - before.n_objects < max(n // 20, 1200)  # a cache of 1024 fills
     assert after.n_bytes - before.n_bytes < SLACK
 
 
