@@ -14,7 +14,16 @@ import pytest
 
 import batching.asyncio
 from loopback import PlainPeer, needs_room
-from stage import Endpoint, Scenario, Scenarios, Stage, World, compare, each_world
+from stage import (
+    Endpoint,
+    Scenario,
+    Scenarios,
+    Stage,
+    World,
+    compare,
+    each_world,
+    needs_exact_sizes,
+)
 
 scenarios = Scenarios()
 pytestmark = needs_room
@@ -67,7 +76,7 @@ async def what_an_error_has_sent_as_it_closes(stage: Stage) -> None:
     await stage.collect(5)
 
 
-@scenarios
+@scenarios.marked(needs_exact_sizes)
 async def what_is_sent_when_writing_resumes_as_it_closes(stage: Stage) -> None:
     to = stage.sink().address
     a = await stage.endpoint("a", resume_writing=sends(to, b"1", b"2", b"3", b"4"))

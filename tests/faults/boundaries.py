@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import dis
+import gc
 import itertools
 import signal
 import sys
@@ -85,11 +86,13 @@ class Boundaries:
     def run(self, call: Callable[[], T], chosen: int = NEVER) -> T:
         """Make a call with the signal at the point ``chosen``, counted from 0."""
         self.chosen, self.n_passed, self.place = chosen, 0, ""
+        gc.disable()  # the finalizer of what another test left has points, too
         sys.settrace(self._trace)
         try:
             return call()
         finally:
             sys.settrace(None)
+            gc.enable()
 
     def each(self) -> Iterator[int]:
         """Yield 0, 1, … as long as ``run`` with the last one found that point."""

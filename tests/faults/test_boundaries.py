@@ -25,8 +25,8 @@ from loopback import ANY_PORT, PATIENCE_S, PlainPeer, messages, start, start_rea
 
 N = 2  # datagrams a call
 NUMBERS = [b"%d" % number for number in range(N)]
-# From 3.13 on not every call of the same code is traced at the same points.
-IS_STEADY = sys.version_info < (3, 13)
+# From 3.12 on not every call of the same code is traced at the same points.
+IS_STEADY = sys.version_info < (3, 12)
 LAST = b"last"
 
 
