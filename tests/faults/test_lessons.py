@@ -75,32 +75,21 @@ def interrupt(*_: object) -> None:
     raise Raised
 
 
-def test_a_handler_that_raises_while_a_lesson_is_learnt_costs_no_more_than_the_lesson(
-    boundaries: Boundaries, peer: PlainPeer
+@pytest.mark.parametrize("is_forgetting", [False, True])
+def test_a_handler_that_raises_costs_no_more_than_the_lesson(
+    boundaries: Boundaries, peer: PlainPeer, is_forgetting: bool
 ) -> None:
     signal.signal(SIGNAL, interrupt)
     for chosen in itertools.chain((NEVER,) * 3, boundaries.each()):
         with source() as on:
             on.refuse_trains(True)
+            if is_forgetting:
+                on.send(peer.address)
+                on.refuse_trains(False)
+                on.clock.now += LONGER
             with contextlib.suppress(Raised):
                 boundaries.run(lambda: on.send(peer.address), chosen)
             on.refuse_trains(False)
-            on.forget(peer.address)
-            assert on.sends_trains(peer.address), boundaries.place
-
-
-def test_a_handler_that_raises_while_a_lesson_is_forgotten_puts_that_off_at_most(
-    boundaries: Boundaries, peer: PlainPeer
-) -> None:
-    signal.signal(SIGNAL, interrupt)
-    for chosen in itertools.chain((NEVER,) * 3, boundaries.each()):
-        with source() as on:
-            on.refuse_trains(True)
-            on.send(peer.address)
-            on.refuse_trains(False)
-            on.clock.now += LONGER
-            with contextlib.suppress(Raised):
-                boundaries.run(lambda: on.send(peer.address), chosen)
             on.forget(peer.address)
             assert on.sends_trains(peer.address), boundaries.place
 
