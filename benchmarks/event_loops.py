@@ -112,11 +112,11 @@ def receive(setup: Setup, size: int) -> list[Outcome]:
             sender = stack.enter_context(Process([*feed, str(ports[0])], setup.cores[0]))
             sender.ports()
             _check_receiver(receiver, way, size, ports[0])
-            pairs[way] = (sender, receiver, ports)
+            pairs[way] = (sender, receiver)
         for number in range(setup.rounds + 1):  # the first warms up
             for way in in_turn(list(pairs), number):
-                sender, receiver, ports = pairs[way]
-                _, received = live(sender, receiver, ports, setup.seconds, MARK)
+                sender, receiver = pairs[way]
+                _, received = live(sender, receiver, setup.seconds, MARK)
                 emptied = prefilled(sender, receiver, calls, PREFILL_CYCLES, MARK)
                 if number:
                     lively[way].append(received)
@@ -161,7 +161,7 @@ def send(setup: Setup, size: int) -> list[Outcome]:
             _check_sender(senders[way], way, size)
         for number in range(setup.rounds + 1):
             for way in in_turn(list(senders), number):
-                sent, _ = live(senders[way], drain, ports, setup.seconds)
+                sent, _ = live(senders[way], drain, setup.seconds)
                 if number:
                     results[way].append(sent)
     return [
@@ -205,9 +205,9 @@ def echo(setup: Setup, size: int) -> list[Outcome]:
         for number in range(setup.rounds + 1):
             for way in in_turn(list(servers), number):
                 server, port = servers[way]
-                before = _cpu(server)
+                before = server.cpu()
                 echoed = client.ask(f"{port} {setup.seconds}")
-                used = _cpu(server) - before
+                used = server.cpu() - before
                 if number:
                     n = echoed.measured
                     results[way].append(Result(n, 0, n, 0, echoed.seconds, used))
@@ -215,13 +215,6 @@ def echo(setup: Setup, size: int) -> list[Outcome]:
         *_outcomes(f"{size} B echo", ECHO_GOALS, results, "wall"),
         *_outcomes(f"{size} B echo", ECHO_GOALS, results, "cpu"),
     ]
-
-
-def _cpu(server: Process) -> float:
-    """Return the CPU seconds that a server has used."""
-    server.tell("cpu")
-    seconds: float = server.answer()["cpu"]
-    return seconds
 
 
 # ---- ping-pong ----
@@ -302,10 +295,10 @@ def quic(setup: Setup) -> list[Outcome]:
                 amount_now = amount if number else max(1, amount // 100)
                 for way in in_turn(ways, number):
                     server, client = ends[way]
-                    before = _cpu(server)
+                    before = server.cpu()
                     client.tell(f"{what} {amount_now}")
                     answer = client.answer(QUIC_LIMIT_S)
-                    used = _cpu(server) - before
+                    used = server.cpu() - before
                     if number:
                         wall[what, way].append(answer["seconds"])
                         cpu[what, way].append(answer["cpu"] + used)

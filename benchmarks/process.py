@@ -8,6 +8,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +42,16 @@ def python(script: str, *arguments: object) -> list[str]:
     return [sys.executable, str(HERE / script), *map(str, arguments)]
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of the children: they import the package of this tree."""
+def environment(host: str = "") -> dict[str, str]:
+    """Return the environment of the children: they import the package of this tree.
+
+    Args:
+        host: The address that receivers bind to, where it is not that of loopback.
+    """
     path = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")]))
     # As a user has it: modules are compiled once, whatever this shell is set to.
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPATH": path}
+    return {**kept, "PYTHONPATH": path} | ({"BENCH_HOST": host} if host else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +77,27 @@ class Result:
 
 
 class Process:
-    """A child that answers each line on its stdin with a line of JSON; a context manager."""
+    """A child that answers each line on its stdin with a line of JSON; a context manager.
 
-    def __init__(self, command: list[str], cpu: int | None) -> None:
+    Args:
+        command: What is run.
+        cpu: The core that it runs on.
+        within: What stands before it: see paths.py; it executes the command in its own place.
+        host: See ``environment``.
+    """
+
+    def __init__(
+        self, command: list[str], cpu: int | None, within: tuple[str, ...] = (), host: str = ""
+    ) -> None:
         self.name = " ".join(Path(part).name for part in command[:4])
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115: __exit__ closes it
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), text=True
+            [*within, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment(host),
+            text=True,
         )
         if cpu is not None:
             os.sched_setaffinity(self._process.pid, {cpu})
@@ -103,9 +123,16 @@ class Process:
         except queue.Empty:
             raise TimeoutError(f"{self.name}: no answer in {timeout_s} s") from None
         if not line:
-            raise RuntimeError(f"{self.name}: ended with status {self._process.wait(timeout=5)}")
+            raise RuntimeError(f"{self.name}: {self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _last_words(self) -> str:
+        """Wait for the end; return the last line of stderr, or the status where there is none."""
+        status = self._process.wait(timeout=5)
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        return said[-1] if said else f"ended with status {status}"
 
     def ports(self) -> list[int]:
         """Return the first answer's."""
@@ -116,6 +143,17 @@ class Process:
         self.tell(command)
         return Result(**self.answer())
 
+    def resident(self) -> int:
+        """Return its resident set, in bytes."""
+        statm = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii")
+        return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu(self) -> float:
+        """Return the CPU seconds that it says it has used."""
+        self.tell("cpu")
+        seconds: float = self.answer()["cpu"]
+        return seconds
+
     def __enter__(self) -> Process:
         return self
 
@@ -123,7 +161,7 @@ class Process:
         self._process.kill()
         self._process.wait()
         self._reader.join()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._process.stdin, self._process.stdout, self._errors):
             assert pipe is not None
             with contextlib.suppress(OSError):  # what it never read cannot be flushed
                 pipe.close()

@@ -40,21 +40,19 @@ class Setup:
         return "spin" if self.cores[0] != self.cores[1] else "sleep"
 
 
-def mark_until_answer(receiver: Process, ports: list[int], mark: bytes) -> Result:
+def mark_until_answer(sender: Process, receiver: Process, mark: bytes) -> Result:
     """Repeat the mark of the end, which may have met a full queue, until the receiver answers."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for _ in range(int(30 / MARK_EVERY_S)):
-            try:
-                return Result(**receiver.answer(MARK_EVERY_S))
-            except TimeoutError:
-                for port in ports:
-                    sock.sendto(mark, ("127.0.0.1", port))
+    for _ in range(int(30 / MARK_EVERY_S)):
+        try:
+            return Result(**receiver.answer(MARK_EVERY_S))
+        except TimeoutError:
+            sender.ask(f"0 0 {len(mark) or ''}")
     raise TimeoutError(f"{receiver.name} does not see the mark of the end")
 
 
 def live(
-    sender: Process, receiver: Process, ports: list[int], seconds: float, mark: bytes = b""
-) -> list[Result]:
+    sender: Process, receiver: Process, seconds: float, mark: bytes = b""
+) -> tuple[Result, Result]:
     """Send for ``seconds``; return what the sender and what the receiver measured.
 
     Senders other than ceiling.c know no mark but the empty one.
@@ -63,10 +61,10 @@ def live(
     receiver.answer()
     receiver.tell("live")
     sent = sender.ask(f"{seconds} 0 {len(mark) or ''}")
-    received = mark_until_answer(receiver, ports, mark)
+    received = mark_until_answer(sender, receiver, mark)
     if received.wrong or received.datagrams > sent.datagrams:
         raise RuntimeError(f"{sender.name} -> {receiver.name}: {sent}, {received}")
-    return [sent, received]
+    return sent, received
 
 
 def prefilled(
@@ -183,7 +181,7 @@ def _send_to(setup: Setup, size: int, *, sockets: int) -> dict[str, list[Result]
             process.ports()
         for number in range(setup.rounds + 1):  # the first warms up
             for name in in_turn(list(senders), number):
-                sent, _ = live(senders[name], drain, ports, setup.seconds)
+                sent, _ = live(senders[name], drain, setup.seconds)
                 if number:
                     results[name].append(sent)
     return results
@@ -196,7 +194,7 @@ def receive(setup: Setup, size: int) -> list[Outcome]:
     """Compare the ways of receiving trains of 64, fed live and from a queue filled before."""
     limits = {"recv_segments": 1.1, "read_batch": 1.5, "recv_batch": 2.1 if size == 64 else 1.9}
     calls = prefill_calls(size)
-    lively: dict[str, list[list[Result]]] = defaultdict(list)
+    lively: dict[str, list[tuple[Result, Result]]] = defaultdict(list)
     filled: dict[str, list[Result]] = defaultdict(list)
     ceiling = [*setup.ceiling, "recv", str(size), str(SLOTS), "sleep"]
     commands = {"C": ceiling} | {
@@ -206,8 +204,8 @@ def receive(setup: Setup, size: int) -> list[Outcome]:
         pairs = _pairs(stack, setup, size, 64, commands)
         for number in range(setup.rounds + 1):  # the first warms up
             for name in in_turn(list(pairs), number):
-                sender, receiver, ports = pairs[name]
-                result = live(sender, receiver, ports, setup.seconds)
+                sender, receiver = pairs[name]
+                result = live(sender, receiver, setup.seconds)
                 emptied = prefilled(sender, receiver, calls, PREFILL_CYCLES)
                 if number:
                     lively[name].append(result)
@@ -234,7 +232,7 @@ def receive(setup: Setup, size: int) -> list[Outcome]:
 
 def _pairs(
     stack: ExitStack, setup: Setup, size: int, segments: int, commands: dict[str, list[str]]
-) -> dict[str, tuple[Process, Process, list[int]]]:
+) -> dict[str, tuple[Process, Process]]:
     """Start each receiver, and for each a sender in C."""
     pairs = {}
     for name, command in commands.items():
@@ -243,7 +241,7 @@ def _pairs(
         feed = [*setup.ceiling, "send", str(size), str(COUNT), str(segments), "train"]
         sender = stack.enter_context(Process([*feed, *map(str, ports)], setup.cores[0]))
         sender.ports()
-        pairs[name] = (sender, receiver, ports)
+        pairs[name] = (sender, receiver)
     return pairs
 
 
@@ -273,7 +271,7 @@ def receive_singles(setup: Setup, size: int) -> list[Outcome]:
         pairs = _pairs(stack, setup, size, 1, commands)
         for number in range(setup.rounds + 1):
             for name in in_turn(list(pairs), number):
-                sender, receiver, _ = pairs[name]
+                sender, receiver = pairs[name]
                 result = prefilled(sender, receiver, calls, 4 * PREFILL_CYCLES)
                 if number:
                     results[name].append(result)
