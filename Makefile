@@ -21,7 +21,7 @@ BUILT  := $(VENV)/.built-$(BATCHING_EXTENSION)-$(BATCHING_SANITIZE)
 SUFFIX  = $$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 # What test-sanitized builds in a folder of its own, so that it disturbs no other build.
 COPIED := .ci LICENSE MANIFEST.in Makefile README.md CHANGELOG.md CONTRIBUTING.md pyproject.toml setup.py \
-          benchmarks docs scripts src tests
+          benchmarks docs examples scripts src tests
 HAS_CORE = $(RUN) -c 'import batching._mmsg' 2> /dev/null
 OVER_EACH = if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(1) || exit 1; \
 	elif test "$(BATCHING_EXTENSION)" = yes; then $(RUN) -c "import batching._mmsg"; exit 1; \
