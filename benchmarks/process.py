@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,20 @@ def environment(host: str = "") -> dict[str, str]:
     return {**kept, "PYTHONPATH": path} | ({"BENCH_HOST": host} if host else {})
 
 
+@contextlib.contextmanager
+def pinned(cpu: int | None) -> Iterator[None]:
+    """Let what is started run on one core, with all the threads that it will have.
+
+    Who is pinned afterwards may have made some before, as Go does.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before if cpu is None else {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What a child measured in answer to one command."""
@@ -90,17 +105,16 @@ class Process:
         self, command: list[str], cpu: int | None, within: tuple[str, ...] = (), host: str = ""
     ) -> None:
         self.name = " ".join(Path(part).name for part in command[:4])
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115: __exit__ closes it
-        self._process = subprocess.Popen(
-            [*within, *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=environment(host),
-            text=True,
-        )
-        if cpu is not None:
-            os.sched_setaffinity(self._process.pid, {cpu})
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (__exit__ closes it)
+        with pinned(cpu):
+            self._process = subprocess.Popen(
+                [*within, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env=environment(host),
+                text=True,
+            )
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
