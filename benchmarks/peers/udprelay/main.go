@@ -32,11 +32,10 @@ const patience = 5 * time.Second
 
 // client is one of the two that a VNI is for, while it shakes hands.
 type client struct {
-	sock                   *net.UDPConn
-	vni                    uint32
-	own                    key.DiscoPrivate
-	other, server          key.DiscoPublic
-	generation, sourcePort uint32
+	sock          *net.UDPConn
+	vni           uint32
+	own           key.DiscoPrivate
+	other, server key.DiscoPublic
 }
 
 func main() {
@@ -44,13 +43,15 @@ func main() {
 	server, endpoint, keys := serve()
 	defer server.Close()
 	ports := []uint16{endpoint.Port()}
-	vni := allocate(server, keys)
+	allocated, err := server.AllocateEndpoint(keys[0].Public(), keys[1].Public())
+	check(err)
 	var clients []*client
 	for i, own := range keys {
 		sock, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(endpoint))
 		check(err)
 		clients = append(clients, &client{
-			sock: sock, vni: vni.vni, own: own, other: keys[1-i].Public(), server: vni.server,
+			sock: sock, vni: allocated.VNI, own: own,
+			other: keys[1-i].Public(), server: allocated.ServerDisco,
 		})
 		ports = append(ports, sock.LocalAddr().(*net.UDPAddr).AddrPort().Port())
 	}
@@ -61,8 +62,8 @@ func main() {
 	for _, each := range clients {
 		check(each.sock.Close())
 	}
-	check(json.NewEncoder(os.Stdout).Encode(map[string]any{"ports": ports, "vni": vni.vni}))
-	_, err := io.Copy(io.Discard, os.Stdin)
+	check(json.NewEncoder(os.Stdout).Encode(map[string]any{"ports": ports, "vni": allocated.VNI}))
+	_, err = io.Copy(io.Discard, os.Stdin)
 	check(err)
 }
 
@@ -79,17 +80,6 @@ func serve() (*udprelay.Server, netip.AddrPort, [2]key.DiscoPrivate) {
 	return server, endpoint, [2]key.DiscoPrivate{key.NewDisco(), key.NewDisco()}
 }
 
-type allocation struct {
-	vni    uint32
-	server key.DiscoPublic
-}
-
-func allocate(server *udprelay.Server, keys [2]key.DiscoPrivate) allocation {
-	endpoint, err := server.AllocateEndpoint(keys[0].Public(), keys[1].Public())
-	check(err)
-	return allocation{endpoint.VNI, endpoint.ServerDisco}
-}
-
 // bind shakes hands: bind, challenge, answer.
 func (c *client) bind() {
 	common := disco.BindUDPRelayEndpointCommon{VNI: c.vni, Generation: 1, RemoteKey: c.other}
@@ -98,9 +88,9 @@ func (c *client) bind() {
 	if !ok {
 		log.Fatal("udprelay: no challenge")
 	}
-	c.say(&disco.BindUDPRelayEndpointAnswer{
-		BindUDPRelayEndpointCommon: common, Challenge: challenge.Challenge,
-	})
+	answer := &disco.BindUDPRelayEndpointAnswer{BindUDPRelayEndpointCommon: common}
+	answer.Challenge = challenge.Challenge
+	c.say(answer)
 }
 
 func (c *client) say(message disco.Message) {
