@@ -75,7 +75,8 @@ class Shard:
             while True:
                 answer(conn)
         stats = conn.stats()
-        print(f"shard {self.number}: {stats.recv_datagrams} in, {stats.send_datagrams} out")
+        done = f"{stats.recv_datagrams} in, {stats.send_datagrams} out"
+        print(f"shard {self.number}: {done}\n", end="", flush=True)  # one write: others do it too
 
 
 def answer(conn: batching.Conn) -> None:
