@@ -31,13 +31,14 @@ class Contender:
 
     def command(self, role: str, work: Work, *to: str) -> list[str]:
         if self.peer == "C":
-            size = work.size
-            if role == "send":
-                segments, shape = self.way.split()
-                to = tuple(each.removeprefix("127.0.0.1:") for each in to)
-                return [*self.program, role, size, str(work.batch), segments, shape, *to]
-            return [*self.program, role, size, str(SLOTS), self.way]
-        return [*self.program, role, self.way, work.size, str(work.batch), *to]
+            return [*self.program, role, work.size, *self._ways_of_c(role, work), *to]
+        batch = [] if role == "ping" else [str(work.batch)]
+        return [*self.program, role, self.way, work.size, *batch, *to]
+
+    def _ways_of_c(self, role: str, work: Work) -> list[str]:
+        if role == "send":
+            return [str(work.batch), *self.way.split()]
+        return [] if role == "ping" else [str(SLOTS), self.way]
 
 
 def drain(setup: Setup, work: Work) -> list[str]:
@@ -48,7 +49,8 @@ def drain(setup: Setup, work: Work) -> list[str]:
 def feed(setup: Setup, work: Work, *to: str) -> list[str]:
     """Return the command of what sends to a contender: trains of 64, which all can take."""
     base = Work("send", work.size)
-    return Contender("C", "C", tuple(setup.ceiling), "64 train").command("send", base, *to)
+    way = f"{work.segments} train"
+    return Contender("C", "C", tuple(setup.ceiling), way).command("send", base, *to)
 
 
 _OURS = {
@@ -57,7 +59,7 @@ _OURS = {
 }
 
 
-def of(setup: Setup, work: Work) -> Iterator[Contender]:
+def contenders(setup: Setup, work: Work) -> Iterator[Contender]:
     """Yield who is here for a piece of work."""
     program = tuple(python("contender.py"))
     for way in _OURS[work.role]:
@@ -72,3 +74,8 @@ def of(setup: Setup, work: Work) -> Iterator[Contender]:
     else:
         yield Contender("C", "C", ceiling, "sleep")
         yield Contender("socket", "socket", program, "recvfrom")
+    go = setup.programs["batching (Go)"].command
+    rust = setup.programs["quinn-udp"].command
+    yield Contender("Go batching", "batching (Go)", go, "batching", mark=1)
+    yield Contender("Go plain", "batching (Go)", go, "plain", mark=1)
+    yield Contender("quinn-udp", "quinn-udp", rust, "quinn")

@@ -7,20 +7,22 @@ Rule 3: the sender's end runs on the first core, the receiver's on the second.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from contenders import Contender, drain, feed
 from paths import Ends
-from process import Process, Result
+from process import Process, Result, python
 from throughput import PREFILL_CYCLES, Setup, live, prefill_calls, prefilled
-from work import Work
+from work import PINGS, Work
 
 Sample = dict[str, float]
 """What a round yields: counts, and nanoseconds of wall or CPU time a datagram."""
 
 CHECKED = 1000  # datagrams
+LEAST_WEIGHT = 768  # bytes of the receive buffer that a message takes at least
 ANY_HOST = "0.0.0.0"
 
 
@@ -45,12 +47,11 @@ class Entry:
 
     def right(self, command: list[str], host: str = "") -> Process:
         """Start a process at the receiver's end."""
-        bound = host or self.ends.host
-        process = Process(command, self.setup.cores[1], self.ends.right, bound)
+        process = Process(command, self.setup.cores[1], self.ends.right, host or self.ends.host)
         return self.stack.enter_context(process)
 
     def to(self, port: int) -> str:
-        return f"{self.ends.host}:{port}"
+        return f"{self.ends.host}:{port}" if self.ends.host else str(port)
 
     def start(self) -> None:
         raise NotImplementedError
@@ -136,7 +137,8 @@ class Receiving(Entry):
             "other cpu ns": sent.cpu_ns,
         }
         if self.ends == Ends():  # a longer path may drop what the queue would have held
-            calls = prefill_calls(round(self.work.mean_size))
+            size = round(self.work.mean_size)
+            calls = prefill_calls(size if self.work.segments > 1 else max(size, LEAST_WEIGHT))
             emptied = prefilled(self.sender, self.receiver, calls, PREFILL_CYCLES, mark)
             sample["queued cpu ns"] = emptied.cpu_ns
         return sample
@@ -145,4 +147,123 @@ class Receiving(Entry):
         return self.receiver.resident()
 
 
-ENTRIES: dict[str, Callable[..., Entry]] = {"send": Sending, "receive": Receiving}
+@dataclass(slots=True)
+class Echoing(Entry):
+    """Trains from a client that has 8 of them on the way, and compares all that comes back."""
+
+    client: Process = field(init=False)
+    echo: Process = field(init=False)
+    port: int = field(init=False)
+
+    def start(self) -> None:
+        self.echo = self.right(self.contender.command("echo", self.work))
+        self.port = self.echo.ports()[0]
+        self.client = self.left(python("trains.py", self.work.size))
+        self.client.ports()
+
+    def check(self) -> None:
+        """Do nothing: the client compares in the rounds."""
+
+    def round(self) -> Sample:
+        before = self.echo.cpu()
+        echoed = self.client.ask(f"{self.port} {self.setup.seconds}")
+        used = self.echo.cpu() - before
+        return {
+            "sent": echoed.datagrams,
+            "received": echoed.measured,
+            "wall ns": echoed.wall_ns,
+            "cpu ns": used * 1e9 / max(1, echoed.measured),
+            "other cpu ns": echoed.cpu_ns,
+        }
+
+    def resident(self) -> int:
+        return self.echo.resident()
+
+
+@dataclass(slots=True)
+class Forwarding(Entry):
+    """Trains of 64 from C, forwarded to a drain: as many at a time as fit in the queues."""
+
+    sender: Process = field(init=False)
+    forwarder: Process = field(init=False)
+    other: Process = field(init=False)
+
+    def start(self) -> None:
+        # The drain shares the sender's core, which is idle once all is sent.
+        self.other = self.left(drain(replace(self.setup, cores=(0, 0)), self.work))
+        to = self.to(self.other.ports()[0])
+        self.forwarder = self.right(self.contender.command("forward", self.work, to))
+        port = self.forwarder.ports()[0]
+        self.sender = self.left(feed(self.setup, self.work, self.to(port)))
+        self.sender.ports()
+
+    def check(self) -> None:
+        compared(self.sender, self.other, CHECKED, self.contender.mark)
+
+    def round(self) -> Sample:
+        calls, mark = prefill_calls(round(self.work.mean_size)), self.contender.mark
+        sent = received = 0
+        seconds = other = 0.0
+        before = self.forwarder.cpu()
+        while seconds < self.setup.seconds:
+            self.other.tell("live")
+            start = time.perf_counter()
+            put = self.sender.ask(f"0 {calls} {mark or ''}")
+            got = Result(**self.other.answer())
+            seconds += time.perf_counter() - start
+            sent += put.datagrams
+            received += got.datagrams
+            other += put.cpu + got.cpu
+        used = self.forwarder.cpu() - before
+        return {
+            "sent": sent,
+            "received": received,
+            "wall ns": seconds * 1e9 / received,
+            "cpu ns": used * 1e9 / received,
+            "other cpu ns": other * 1e9 / received,
+        }
+
+    def resident(self) -> int:
+        return self.forwarder.resident()
+
+
+@dataclass(slots=True)
+class Pinging(Entry):
+    """Requests and responses between two of a kind."""
+
+    client: Process = field(init=False)
+    echo: Process = field(init=False)
+
+    def start(self) -> None:
+        self.echo = self.right(self.contender.command("echo", self.work))
+        to = self.to(self.echo.ports()[0])
+        self.client = self.left(self.contender.command("ping", self.work, to))
+        self.client.ports()
+
+    def check(self) -> None:
+        """Do nothing: a ping that is not the one that was sent ends the client."""
+
+    def round(self) -> Sample:
+        load = self.work.load
+        pings = min(PINGS, round(load * self.setup.seconds)) if load else PINGS
+        before = self.echo.cpu()
+        self.client.tell(f"{pings} {load or ''}")
+        answer = self.client.answer()
+        used = self.echo.cpu() - before
+        return {
+            **{key: answer[key] for key in ("p50", "p99", "p999")},
+            "cpu ns": answer["cpu"],
+            "other cpu ns": used * 1e9 / pings,
+        }
+
+    def resident(self) -> int:
+        return self.client.resident()
+
+
+ENTRIES: dict[str, Callable[..., Entry]] = {
+    "send": Sending,
+    "receive": Receiving,
+    "echo": Echoing,
+    "forward": Forwarding,
+    "ping": Pinging,
+}

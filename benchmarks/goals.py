@@ -5,8 +5,9 @@ A ratio is made within a round.  Of rates, more is better; of CPU time a datagra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import median
 
 from contest import Row, Table
 from outcome import Outcome
@@ -65,17 +66,13 @@ def _receiving() -> Iterator[Goal]:
 GOALS = (*_sending(), *_receiving())
 
 
-def judge(tables: Iterable[Table]) -> list[Outcome]:
-    """Return what became of the goals whose work was done, by both that they compare."""
-    outcomes = []
-    for table in tables:
-        for goal in GOALS:
-            if goal.work != table.work:
-                continue
+def judge(table: Table) -> Iterator[Outcome]:
+    """Yield what became of the goals of a piece of work, where both that they compare did it."""
+    for goal in GOALS:
+        if goal.work == table.work:
             mine, theirs = table.row(goal.mine), table.row(goal.theirs)
             if mine and theirs:
-                outcomes.append(_outcome(goal, mine, theirs))
-    return outcomes
+                yield _outcome(goal, mine, theirs)
 
 
 def ratios(mine: Row, theirs: Row, key: str) -> list[float]:
@@ -88,6 +85,7 @@ def ratios(mine: Row, theirs: Row, key: str) -> list[float]:
 
 def _outcome(goal: Goal, mine: Row, theirs: Row) -> Outcome:
     is_rate = goal.key == RATE
+    beside = {"CPU ratio": median(ratios(mine, theirs, CPU))} if is_rate else {}
     keys = dict.fromkeys((goal.key, RATE, CPU))
     return Outcome(
         goal.name,
@@ -95,6 +93,7 @@ def _outcome(goal: Goal, mine: Row, theirs: Row) -> Outcome:
         at_least=goal.bound if is_rate else None,
         at_most=None if is_rate else goal.bound,
         detail={
+            **beside,
             **{key: mine.median(key) for key in keys},
             **{f"other's {key}": theirs.median(key) for key in keys},
         },

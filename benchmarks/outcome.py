@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from statistics import median
+from typing import Any
 
 
 @dataclass(slots=True)
@@ -36,24 +37,35 @@ class Outcome:
             return self.median >= self.at_least
         return self.median <= self.at_most if self.at_most is not None else None
 
+    @property
+    def spread(self) -> str:
+        """The lowest and the highest; nothing where there is one."""
+        if len(self.values) == 1:
+            return ""
+        return f"{short(min(self.values))} to {short(max(self.values))}"
+
     def __str__(self) -> str:
         verdict = {True: "met", False: "MISSED", None: ""}[self.met]
-        spread = ""
-        if len(self.values) > 1:
-            spread = f"({_short(min(self.values))} to {_short(max(self.values))})"
+        spread = f"({self.spread})" if self.spread else ""
         line = (
-            f"  {self.name:<52} {_short(self.median):>7} {self.unit:<4} {spread:<20}"
+            f"  {self.name:<66} {short(self.median):>7} {self.unit:<4} {spread:<20}"
             f" {self.goal:<9} {verdict}"
         ).rstrip()
         if self.detail:
-            line += "\n      " + ", ".join(f"{k} {_short(v)}" for k, v in self.detail.items())
+            line += "\n      " + ", ".join(f"{k} {short(v)}" for k, v in self.detail.items())
         return line
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Outcome:
+        """Return what ``as_dict`` was made from."""
+        return cls(**{each.name: content[each.name] for each in fields(cls)})
 
     def as_dict(self) -> dict[str, object]:
         return {**asdict(self), "median": self.median, "goal": self.goal, "met": self.met}
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Return a number with as many digits as say something."""
     if abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"

@@ -46,11 +46,14 @@ class PathError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Where the two ends run: what stands before a command, and the right one's address."""
+    """Where the two ends run: what stands before a command, and the right one's address.
+
+    Nothing of it is said of loopback.
+    """
 
     left: tuple[str, ...] = ()
     right: tuple[str, ...] = ()
-    host: str = "127.0.0.1"
+    host: str = ""
 
 
 def _run(*command: str) -> str:

@@ -1,17 +1,13 @@
-"""Sending and receiving at full speed, against the ceiling in C, round by round."""
+"""Sending and receiving at full speed: a run of two processes, and what all runs share."""
 
 from __future__ import annotations
 
 import socket
-from collections import defaultdict
-from contextlib import ExitStack
 from dataclasses import dataclass
-from statistics import median
 
-from outcome import Outcome
-from process import Process, Result, python
+from peers.programs import Program
+from process import Process, Result
 
-from batching._kernel import max_segments
 from batching.cli.machine import force_receive_buffer
 
 SIZES = (1400, 64)
@@ -29,10 +25,13 @@ class Setup:
     """What all comparisons share."""
 
     ceiling: list[str]
+    programs: dict[str, Program]
     cores: tuple[int, int]
     rounds: int
     seconds: float
     """A run."""
+    is_quick: bool = False
+    """Less work, not only shorter."""
 
     @property
     def drain(self) -> str:
@@ -101,179 +100,3 @@ def prefill_calls(size: int) -> int:
 def in_turn(names: list[str], number: int) -> list[str]:
     """Return the order of a round: every other one backwards, so that a drift cancels out."""
     return names if number % 2 else names[::-1]
-
-
-# ---- sending ----
-
-
-def send(setup: Setup, size: int) -> list[Outcome]:
-    """Compare the ways of sending one size."""
-    results = {**_send_to(setup, size, sockets=1), **_send_to(setup, size, sockets=2)}
-    small = size == 64
-    goals = [
-        ("write_batch_to", "C, 64", 1.2 if small else 0.95),
-        ("write_batch_to", "C, 128", 0.75),
-        ("send_batch", "C, 64", 1.0 if small else 0.90),
-        ("send_batch, two in turn", "C, two grouped", 0.9),
-        ("send_segments", "C, train", 0.95),
-    ]
-    outcomes = []
-    for ours, theirs, goal in goals:
-        if ours not in results or theirs not in results:
-            continue
-        mine, ceiling = results[ours], results[theirs]
-        outcomes.append(
-            Outcome(
-                f"{size} B {ours} / {theirs}, rate",
-                [b.wall_ns / a.wall_ns for a, b in zip(mine, ceiling, strict=True)],
-                at_least=goal,
-                detail={
-                    "wall ns": median(a.wall_ns for a in mine),
-                    "C": median(b.wall_ns for b in ceiling),
-                    "CPU ns": median(a.cpu_ns for a in mine),
-                    "C's": median(b.cpu_ns for b in ceiling),
-                    "CPU ratio": median(
-                        a.cpu_ns / b.cpu_ns for a, b in zip(mine, ceiling, strict=True)
-                    ),
-                },
-            )
-        )
-    return outcomes
-
-
-def _send_to(setup: Setup, size: int, *, sockets: int) -> dict[str, list[Result]]:
-    def c(segments: int, shape: str) -> list[str]:
-        return [*setup.ceiling, "send", str(size), str(COUNT), str(segments), shape]
-
-    def ours(way: str) -> list[str]:
-        return python("contender.py", "send", way, size, COUNT)
-
-    if sockets == 1:
-        commands = {
-            "C, 64": c(64, "buffers"),
-            "write_batch_to": ours("write_batch_to"),
-            "C, 128": c(128, "buffers"),
-            "send_batch": ours("send_batch"),
-            "C, train": c(max_segments(), "train"),
-            "send_segments": ours("send_segments"),
-        }
-        if max_segments() < 128:
-            del commands["C, 128"]
-    else:
-        commands = {
-            "C, two grouped": c(max_segments(), "buffers"),
-            "send_batch, two in turn": ours("send_batch"),
-        }
-    results: dict[str, list[Result]] = defaultdict(list)
-    with ExitStack() as stack:
-        drain = stack.enter_context(
-            Process(
-                [*setup.ceiling, "recv", str(size), str(SLOTS), setup.drain, str(sockets)],
-                setup.cores[1],
-            )
-        )
-        ports = drain.ports()
-        senders = {
-            name: stack.enter_context(Process([*command, *map(str, ports)], setup.cores[0]))
-            for name, command in commands.items()
-        }
-        for process in senders.values():
-            process.ports()
-        for number in range(setup.rounds + 1):  # the first warms up
-            for name in in_turn(list(senders), number):
-                sent, _ = live(senders[name], drain, setup.seconds)
-                if number:
-                    results[name].append(sent)
-    return results
-
-
-# ---- receiving ----
-
-
-def receive(setup: Setup, size: int) -> list[Outcome]:
-    """Compare the ways of receiving trains of 64, fed live and from a queue filled before."""
-    limits = {"recv_segments": 1.1, "read_batch": 1.5, "recv_batch": 2.1 if size == 64 else 1.9}
-    calls = prefill_calls(size)
-    lively: dict[str, list[tuple[Result, Result]]] = defaultdict(list)
-    filled: dict[str, list[Result]] = defaultdict(list)
-    ceiling = [*setup.ceiling, "recv", str(size), str(SLOTS), "sleep"]
-    commands = {"C": ceiling} | {
-        way: python("contender.py", "recv", way, size, COUNT) for way in limits
-    }
-    with ExitStack() as stack:
-        pairs = _pairs(stack, setup, size, 64, commands)
-        for number in range(setup.rounds + 1):  # the first warms up
-            for name in in_turn(list(pairs), number):
-                sender, receiver = pairs[name]
-                result = live(sender, receiver, setup.seconds)
-                emptied = prefilled(sender, receiver, calls, PREFILL_CYCLES)
-                if number:
-                    lively[name].append(result)
-                    filled[name].append(emptied)
-    outcomes = []
-    for name, limit in limits.items():
-        mine = [received for _, received in lively[name]]
-        theirs = [received for _, received in lively["C"]]
-        outcomes += [
-            _cpu(f"{size} B {name} / C, CPU, live", mine, theirs, limit),
-            _cpu(f"{size} B {name} / C, CPU, queue filled", filled[name], filled["C"], limit),
-        ]
-    for name in [*limits, "C"] if size == 1400 else []:
-        outcomes.append(
-            Outcome(
-                f"{size} B {name}, received of sent",
-                [got.datagrams / sent.datagrams for sent, got in lively[name]],
-                at_least=0.9 if name in limits else None,
-                detail={"sender's wall ns": median(sent.wall_ns for sent, _ in lively[name])},
-            )
-        )
-    return outcomes
-
-
-def _pairs(
-    stack: ExitStack, setup: Setup, size: int, segments: int, commands: dict[str, list[str]]
-) -> dict[str, tuple[Process, Process]]:
-    """Start each receiver, and for each a sender in C."""
-    pairs = {}
-    for name, command in commands.items():
-        receiver = stack.enter_context(Process(command, setup.cores[1]))
-        ports = receiver.ports()
-        feed = [*setup.ceiling, "send", str(size), str(COUNT), str(segments), "train"]
-        sender = stack.enter_context(Process([*feed, *map(str, ports)], setup.cores[0]))
-        sender.ports()
-        pairs[name] = (sender, receiver)
-    return pairs
-
-
-def _cpu(name: str, mine: list[Result], theirs: list[Result], limit: float | None) -> Outcome:
-    return Outcome(
-        name,
-        [a.cpu_ns / b.cpu_ns for a, b in zip(mine, theirs, strict=True)],
-        at_most=limit,
-        detail={
-            "CPU ns": median(a.cpu_ns for a in mine),
-            "other's": median(b.cpu_ns for b in theirs),
-            "wall ns": median(a.wall_ns for a in mine),
-            "other's wall": median(b.wall_ns for b in theirs),
-        },
-    )
-
-
-def receive_singles(setup: Setup, size: int) -> list[Outcome]:
-    """Compare ``recv_batch`` with ``recvfrom`` on a queue of datagrams that came singly."""
-    commands = {
-        way: python("contender.py", "recv", way, size, COUNT) for way in ("recvfrom", "recv_batch")
-    }
-    # A datagram of 64 B weighs 768 bytes in the queue.
-    calls = max(1, min(40, prefill_calls(max(size, 768))))
-    results: dict[str, list[Result]] = defaultdict(list)
-    with ExitStack() as stack:
-        pairs = _pairs(stack, setup, size, 1, commands)
-        for number in range(setup.rounds + 1):
-            for name in in_turn(list(pairs), number):
-                sender, receiver = pairs[name]
-                result = prefilled(sender, receiver, calls, 4 * PREFILL_CYCLES)
-                if number:
-                    results[name].append(result)
-    name = f"{size} B recv_batch / recvfrom, CPU, queue filled"
-    return [_cpu(name, results["recv_batch"], results["recvfrom"], 1.15)]

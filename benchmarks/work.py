@@ -7,7 +7,7 @@ of 64 bytes to one destination over loopback.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from paths import PATHS
 from throughput import COUNT
@@ -36,6 +36,8 @@ class Work:
     path: str = "loopback"
     load: int = 0
     """Pings a second."""
+    segments: int = 64
+    """Datagrams of a train that a receiver is fed."""
 
     @property
     def sizes(self) -> list[int]:
@@ -57,6 +59,8 @@ class Work:
             parts.append(f"batches of {self.count}")
         if self.destinations > 1:
             parts.append(f"{self.destinations} destinations")
+        if self.segments == 1:
+            parts.append("fed singly")
         if self.path != "loopback":
             parts.append(PATHS[self.path].title)
         if self.role == "ping":
@@ -69,7 +73,12 @@ class Work:
 
     @property
     def is_base(self) -> bool:
-        return self == Work(self.role, self.size) and self.size in BASE_SIZES
+        return self in (*base(self.role), *(Work(self.role, size, 1) for size in BASE_SIZES))
+
+    @property
+    def is_quick(self) -> bool:
+        """Say whether it is done when there is little time."""
+        return self.is_base or self.destinations == max(MANY) or self.path == "merged"
 
     @property
     def batch(self) -> int:
@@ -81,30 +90,25 @@ def base(role: str) -> list[Work]:
     return [Work(role, size) for size in BASE_SIZES]
 
 
-def varied(role: str) -> Iterator[Work]:
+def _varied(role: str) -> Iterator[Work]:
     """Yield the base, then other sizes, then other batches."""
     yield from base(role)
     yield from (Work(role, size) for size in SIZES)
     yield from (Work(role, size, count) for size in BASE_SIZES for count in COUNTS)
 
 
-def to_many() -> list[Work]:
-    return [Work("send", destinations=number) for number in MANY]
+def sending() -> list[Work]:
+    return [*_varied("send"), *(Work("send", destinations=number) for number in MANY)]
+
+
+def receiving() -> list[Work]:
+    return [*_varied("receive"), *(Work("receive", size, segments=1) for size in BASE_SIZES)]
 
 
 def over_paths() -> list[Work]:
-    return [
-        Work(role, path=path)
-        for role in ("send", "receive")
-        for path in PATHS
-        if path != "loopback"
-    ]
+    paths = [path for path in PATHS if path != "loopback"]
+    return [Work(role, path=path) for role in ("send", "receive") for path in paths]
 
 
 def pings() -> list[Work]:
     return [Work("ping", size, 1, load=load) for size in BASE_SIZES for load in LOADS]
-
-
-def is_varied(work: Work, other: Work) -> bool:
-    """Say whether two differ in nothing but size, batch or destinations."""
-    return replace(other, size=work.size, count=work.count, destinations=work.destinations) == work
