@@ -4,6 +4,6 @@ They ask 8.8.8.8 first, and are skipped where it does not answer; suites.toml pi
 need loopback only.
 """
 
-import tests.util
+import tests.util  # type: ignore[import-not-found]
 
 tests.util._internet_reachable = tests.util._have_ipv4 = True
