@@ -18,8 +18,9 @@ means nothing where there are no options.
 
 from __future__ import annotations
 
+import math
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,6 +31,7 @@ __all__ = [
     "GENEVE_PROTOCOL_WIREGUARD",
     "GeneveHeader",
     "VirtualNetworkID",
+    "uniform_header",
 ]
 
 GENEVE_FIXED_HEADER_LENGTH: Final = 8
@@ -39,6 +41,7 @@ GENEVE_PROTOCOL_DISCO: Final = 0x7A11
 GENEVE_PROTOCOL_WIREGUARD: Final = 0x7A12
 """The payload is a WireGuard message."""
 
+_WORDS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}  # by size
 _FIXED_HEADER = struct.Struct(">BBHI")  # the last word: 24 bits of VNI, 8 reserved
 _CONTROL = 0x80
 _OPTION_WORDS = 0x3F
@@ -194,6 +197,38 @@ class GeneveHeader(_Frozen):
             raise ValueError(f"a Geneve header with {n_bytes} bytes of options, must be 0")
         vni = VirtualNetworkID(last >> 8)
         return cls(protocol, vni, control=bool(second & _CONTROL), version=first >> 6)
+
+
+def uniform_header(data: memoryview, segment_size: int) -> bytes | None:
+    """Return the 8 bytes that every datagram of a train begins with; None where they differ.
+
+    None too if one of them is shorter.  The bytes are as they came, for a look-up in a table
+    or ``GeneveHeader.decode``: whether they make a header is not asked here.
+
+    Headers are compared by words of the largest size that divides both 8 and
+    ``segment_size``, each column of words with itself, shifted by a datagram: that is one
+    comparison a train where the size is a multiple of 8, as all of WireGuard's are.
+
+    Args:
+        data: The datagrams, one after the other: ``Segments.data``.
+        segment_size: Bytes of every datagram but the last: ``Segments.segment_size``.
+    """
+    n_bytes = data.nbytes
+    if n_bytes > segment_size:
+        if segment_size < GENEVE_FIXED_HEADER_LENGTH:
+            return None
+        if 0 < n_bytes % segment_size < GENEVE_FIXED_HEADER_LENGTH:
+            return None
+        unit = math.gcd(segment_size, GENEVE_FIXED_HEADER_LENGTH)
+        rest = n_bytes % unit  # of the last datagram's payload
+        words = (data[:-rest] if rest else data).cast(_WORDS[unit])
+        step = segment_size // unit
+        for column in range(GENEVE_FIXED_HEADER_LENGTH // unit):
+            if words[column + step :: step] != words[column : column - step : step]:
+                return None
+    elif n_bytes < GENEVE_FIXED_HEADER_LENGTH:
+        return None
+    return data[:GENEVE_FIXED_HEADER_LENGTH].tobytes()
 
 
 def _check(name: str, value: int, limit: int) -> None:
