@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
-from contender import LOOPBACK, RECEIVE_BUFFER, commands, say
+from child import LOOPBACK, RECEIVE_BUFFER, commands, say
 
 from batching.asyncio import new_event_loop
 from batching.cli.machine import force_receive_buffer

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from contender import LOOPBACK, RECEIVE_BUFFER
+from child import LOOPBACK, RECEIVE_BUFFER
 from event_loop import LAST, MARK, digest, is_here, samples
 from outcome import Outcome
 from process import Process, Result, python

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 
-from contender import LOOPBACK, PAYLOAD, RECEIVE_BUFFER, commands, say
+from child import LOOPBACK, PAYLOAD, RECEIVE_BUFFER, commands, say
 
 import batching
 
