@@ -1,4 +1,4 @@
-"""Lets dnspython's tests on loopback run where there is no Internet.
+"""A plugin of pytest that lets dnspython's tests on loopback run where there is no Internet.
 
 They ask 8.8.8.8 first, and are skipped where it does not answer; suites.toml picks those that
 need loopback only.
