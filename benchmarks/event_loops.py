@@ -267,8 +267,9 @@ def _latency(
 
 def quic(setup: Setup) -> list[Outcome]:
     """Compare aioquic's transfers, client and server on loops of a kind."""
-    if importlib.util.find_spec("aioquic") is None:
-        print("  aioquic is not installed", flush=True)
+    needed = ("aioquic", "trustme")
+    if lacking := [name for name in needed if importlib.util.find_spec(name) is None]:
+        print(f"  not installed: {', '.join(lacking)}", flush=True)
         return []
     is_quick = setup.rounds <= 3
     rounds = min(setup.rounds, 5)  # a transfer takes seconds

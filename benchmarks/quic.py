@@ -61,9 +61,11 @@ def serve_forever(way: str) -> None:
 
     configuration = QuicConfiguration(is_client=False)
     with tempfile.TemporaryDirectory() as directory:
-        chain = Path(directory) / "chain.pem"
-        trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(chain)
-        configuration.load_cert_chain(chain)
+        chain, key = Path(directory) / "chain.pem", Path(directory) / "key.pem"
+        certificate = trustme.CA().issue_cert("localhost")
+        certificate.cert_chain_pems[0].write_to_path(chain)
+        certificate.private_key_pem.write_to_path(key)
+        configuration.load_cert_chain(chain, key)
     server = loop.run_until_complete(
         serve(LOOPBACK, 0, configuration=configuration, stream_handler=handle)
     )
