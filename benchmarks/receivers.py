@@ -81,9 +81,9 @@ class ByHand(Plain):
 
     def step(self) -> tuple[int, bool]:
         datagrams = self.take()
-        if len(datagrams[0]) > LONGEST_MARK:
+        if len(datagrams[-1]) > LONGEST_MARK:
             return len(datagrams), False
-        return 0, True
+        return len(datagrams) - 1, True
 
     def take(self) -> list[bytes]:
         length, control, _, _ = self.socket.recvmsg_into([self.buffer], self.space)

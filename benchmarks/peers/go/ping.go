@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ping makes requests and waits for the response of each before the next.
@@ -48,7 +50,9 @@ func measure(exchange func(), count int, rate float64) map[string]float64 {
 		if rate > 0 {
 			due := c.wall.Add(time.Duration(float64(i) / rate * 1e9))
 			if wait := due.Sub(begin); wait > 0 {
-				time.Sleep(wait)
+				// time.Sleep rounds up to milliseconds (runtime/netpoll_epoll.go).
+				t := unix.NsecToTimespec(wait.Nanoseconds())
+				unix.Nanosleep(&t, nil)
 				begin = time.Now()
 			} else {
 				begin = due

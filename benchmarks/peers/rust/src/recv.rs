@@ -12,13 +12,15 @@ type Look<'a> = &'a mut dyn FnMut(&[u8]);
 fn step(socket: &Socket, slots: &mut Slots, mut look: Option<Look>) -> (usize, bool) {
     let (mut datagrams, mut ended) = (0, false);
     for (data, meta) in slots.fill(socket) {
-        if data.len() <= LONGEST_MARK {
+        datagrams += data.len().div_ceil(meta.stride.max(1));
+        // A forwarder may send the mark as the end of a train.
+        if data.len() <= LONGEST_MARK || (1..=LONGEST_MARK).contains(&(data.len() % meta.stride)) {
             ended = true;
-            continue;
+            datagrams -= usize::from(!data.is_empty());
         }
-        datagrams += data.len().div_ceil(meta.stride);
         if let Some(look) = &mut look {
-            data.chunks(meta.stride).for_each(look);
+            let datagrams = data.chunks(meta.stride.max(1));
+            datagrams.filter(|datagram| datagram.len() > LONGEST_MARK).for_each(look);
         }
     }
     (datagrams, ended)
