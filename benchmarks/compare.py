@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from book import Book
 from groups import FAMILIES, GROUPS
 from peers.programs import programs
-from process import cores
+from process import cores, precedence
 from throughput import Setup
 
 from batching.cli.machine import Machine
@@ -53,20 +53,22 @@ def main() -> int:
     wanted = arguments()
     chosen = wanted.only or list(GROUPS)
     names = [name for each in chosen for name in FAMILIES.get(each, [each])]
-    rounds, seconds = (3, 0.1) if wanted.quick else (9, 0.25)
+    rounds, seconds = (3, 0.1) if wanted.quick else (9, 0.2)
+    setup = Setup(programs(), cores(), rounds, seconds, wanted.quick)
+    if not setup.ceiling:
+        sys.exit(f"nothing to compare with: {setup.programs['C'].missing}")
     machine = Machine.look()
-    built = programs()
-    if True:
-        setup = Setup(list(built["C"].command), built, cores(), rounds, seconds, wanted.quick)
-        book = Book(
-            datetime.now(UTC).isoformat(timespec="seconds"),
-            machine.as_dict(),
-            {"rounds": rounds, "seconds": seconds, "cores": setup.cores},
-            {name: program.version or program.missing for name, program in built.items()},
-        )
-        print(*machine.header(), sep="\n")
-        where = f"sender on core {setup.cores[0]}, receiver on core {setup.cores[1]}"
-        print(f"{rounds} rounds of {seconds} s, {where}; median (lowest to highest) of the rounds")
+    book = Book(
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        machine.as_dict(),
+        {"rounds": rounds, "seconds": seconds, "cores": setup.cores},
+        {name: each.version or each.missing for name, each in setup.programs.items()},
+    )
+    print(*machine.header(), sep="\n")
+    print(*(f"{name}: {version}" for name, version in book.peers.items()), sep="\n")
+    where = f"sender on core {setup.cores[0]}, receiver on core {setup.cores[1]}"
+    print(f"{rounds} rounds of {seconds} s, {where}; median (lowest to highest) of the rounds")
+    with precedence():
         run(names, setup, book)
     judged = book.judged()
     print(f"{sum(found.met is True for found in judged)} of {len(judged)} goals met")

@@ -1,4 +1,4 @@
-"""Who does the work: name, command and way of each contender, role by role."""
+"""Who does the work: name, program and way of each contender, role by role."""
 
 from __future__ import annotations
 
@@ -11,26 +11,22 @@ from work import Work
 
 from batching._kernel import max_segments
 
-OURS = "batching"
+OURS, PLAIN, C, GO, RUST = "batching", "Python", "C", "batching (Go)", "quinn-udp"
+"""Who is behind a contender: as in peers/programs.py, or this Python."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A peer that does one kind of work in one way."""
+    """Somebody who does one kind of work in one way."""
 
     name: str
     peer: str
     program: tuple[str, ...]
     way: str
-    mark: int = 0
-    """Bytes of the mark of the end: who cannot tell an empty datagram gets another."""
-
-    @property
-    def is_ours(self) -> bool:
-        return self.peer == OURS
 
     def command(self, role: str, work: Work, *to: str) -> list[str]:
-        if self.peer == "C":
+        """Return what is to be run; the protocol of the children is in peers/README.md."""
+        if self.peer == C:
             return [*self.program, role, work.size, *self._ways_of_c(role, work), *to]
         batch = [] if role == "ping" else [str(work.batch)]
         return [*self.program, role, self.way, work.size, *batch, *to]
@@ -41,41 +37,65 @@ class Contender:
         return [] if role == "ping" else [str(SLOTS), self.way]
 
 
-def drain(setup: Setup, work: Work) -> list[str]:
+def drain(setup: Setup, work: Work, way: str) -> list[str]:
     """Return the command of what takes in what a contender sends."""
-    return Contender("C", "C", tuple(setup.ceiling), setup.drain).command("recv", work)
+    return Contender("", C, setup.ceiling, way).command("recv", work)
 
 
 def feed(setup: Setup, work: Work, *to: str) -> list[str]:
-    """Return the command of what sends to a contender: trains of 64, which all can take."""
-    base = Work("send", work.size)
+    """Return the command of what sends to a contender."""
     way = f"{work.segments} train"
-    return Contender("C", "C", tuple(setup.ceiling), way).command("send", base, *to)
+    return Contender("", C, setup.ceiling, way).command("send", Work("send", work.size), *to)
 
 
-_OURS = {
-    "send": ("send_batch", "write_batch_to", "send_segments"),
-    "receive": ("recv_batch", "read_batch", "recv_segments"),
+_PASSING = (
+    ("recv_segments, send_segments", OURS, "send_segments"),
+    ("recv_batch, send_batch", OURS, "send_batch"),
+    ("read_batch, write_batch_to", OURS, "write_batch_to"),
+    ("C", C, "sleep"),
+    ("Go batching", GO, "batching"),
+    ("Go plain", GO, "plain"),
+    ("quinn-udp", RUST, "quinn"),
+    ("by hand", PLAIN, "by hand"),
+    ("socket", PLAIN, "sendto"),
+)
+_WAYS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "send": (
+        ("send_segments", OURS, "send_segments"),
+        ("send_batch", OURS, "send_batch"),
+        ("write_batch_to", OURS, "write_batch_to"),
+        ("C, train", C, f"{max_segments()} train"),
+        ("C, 128", C, "128 buffers"),
+        ("C, 64", C, "64 buffers"),
+        ("Go batching", GO, "batching"),
+        ("Go plain", GO, "plain"),
+        ("quinn-udp", RUST, "quinn"),
+        ("by hand", PLAIN, "by hand"),
+        ("socket", PLAIN, "sendto"),
+    ),
+    "receive": (
+        ("recv_segments", OURS, "recv_segments"),
+        ("read_batch", OURS, "read_batch"),
+        ("recv_batch", OURS, "recv_batch"),
+        ("C", C, "sleep"),
+        ("Go batching", GO, "batching"),
+        ("Go plain", GO, "plain"),
+        ("quinn-udp", RUST, "quinn"),
+        ("by hand", PLAIN, "by hand"),
+        ("socket", PLAIN, "recvfrom"),
+    ),
+    "echo": _PASSING,
+    "forward": _PASSING,
+    "ping": tuple(each for each in _PASSING if each[0] != "by hand"),
 }
 
 
 def contenders(setup: Setup, work: Work) -> Iterator[Contender]:
     """Yield who is here for a piece of work."""
-    program = tuple(python("contender.py"))
-    for way in _OURS[work.role]:
-        yield Contender(way, OURS, program, way)
-    ceiling = tuple(setup.ceiling)
-    if work.role == "send":
-        for segments in (64, 128):
-            if segments <= max_segments():
-                yield Contender(f"C, {segments}", "C", ceiling, f"{segments} buffers")
-        yield Contender("C, train", "C", ceiling, f"{max_segments()} train")
-        yield Contender("socket", "socket", program, "sendto")
-    else:
-        yield Contender("C", "C", ceiling, "sleep")
-        yield Contender("socket", "socket", program, "recvfrom")
-    go = setup.programs["batching (Go)"].command
-    rust = setup.programs["quinn-udp"].command
-    yield Contender("Go batching", "batching (Go)", go, "batching", mark=1)
-    yield Contender("Go plain", "batching (Go)", go, "plain", mark=1)
-    yield Contender("quinn-udp", "quinn-udp", rust, "quinn")
+    script = tuple(python("contender.py"))
+    for name, peer, way in _WAYS[work.role]:
+        if peer == C and way == "128 buffers" and max_segments() < 128:
+            continue
+        program = script if peer in (OURS, PLAIN) else setup.programs[peer].command
+        if program:
+            yield Contender(name, peer, program, way)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from child import ANY
 from contenders import Contender, drain, feed
+from order import arrives_in_order, hosts
 from paths import Ends
 from process import Process, Result, python
-from throughput import PREFILL_CYCLES, Setup, live, prefill_calls, prefilled
+from throughput import MARK, PREFILL_CYCLES, Setup, live, prefill_calls, prefilled
 from work import PINGS, Work
 
 Sample = dict[str, float]
@@ -23,12 +25,6 @@ Sample = dict[str, float]
 
 CHECKED = 1000  # datagrams
 LEAST_WEIGHT = 768  # bytes of the receive buffer that a message takes at least
-ANY_HOST = "0.0.0.0"
-
-
-def hosts(number: int) -> list[str]:
-    """Return as many addresses of loopback: one socket that is bound to all has them all."""
-    return [f"127.0.{1 + index // 250}.{1 + index % 250}" for index in range(number)]
 
 
 @dataclass(slots=True)
@@ -68,10 +64,10 @@ class Entry:
         raise NotImplementedError
 
 
-def compared(sender: Process, receiver: Process, count: int, mark: int = 0) -> None:
+def compared(sender: Process, receiver: Process, count: int) -> None:
     """Send patterns and compare them; RuntimeError unless all arrive as they were sent."""
     receiver.tell("check")
-    sent = sender.ask(f"check {count} {mark or ''}")
+    sent = sender.ask(f"check {count} {len(MARK)}")
     got = Result(**receiver.answer())
     if got.wrong or got.datagrams != count or sent.datagrams != count:
         raise RuntimeError(f"check: {sent.datagrams} sent, {got.datagrams} came, {got.wrong} wrong")
@@ -87,14 +83,17 @@ class Sending(Entry):
     def start(self) -> None:
         setup, work = self.setup, self.work
         is_many = work.destinations > 1
-        self.other = self.right(drain(setup, work), ANY_HOST if is_many else "")
+        self.other = self.right(drain(setup, work, setup.drain), ANY[0] if is_many else "")
         port = self.other.ports()[0]
         to = [f"{host}:{port}" for host in hosts(work.destinations)] if is_many else [self.to(port)]
         self.sender = self.left(self.contender.command("send", work, *to))
         self.sender.ports()
 
     def check(self) -> None:
-        compared(self.sender, self.other, CHECKED)
+        if self.work.destinations > 1:
+            arrives_in_order(self.contender, self.work)
+        else:
+            compared(self.sender, self.other, CHECKED)
 
     def round(self) -> Sample:
         sent, received = live(self.sender, self.other, self.setup.seconds)
@@ -124,11 +123,10 @@ class Receiving(Entry):
         self.sender.ports()
 
     def check(self) -> None:
-        compared(self.sender, self.receiver, CHECKED, self.contender.mark)
+        compared(self.sender, self.receiver, CHECKED)
 
     def round(self) -> Sample:
-        mark = b"." * self.contender.mark
-        sent, received = live(self.sender, self.receiver, self.setup.seconds, mark)
+        sent, received = live(self.sender, self.receiver, self.setup.seconds)
         sample: Sample = {
             "sent": sent.datagrams,
             "received": received.datagrams,
@@ -139,7 +137,7 @@ class Receiving(Entry):
         if self.ends == Ends():  # a longer path may drop what the queue would have held
             size = round(self.work.mean_size)
             calls = prefill_calls(size if self.work.segments > 1 else max(size, LEAST_WEIGHT))
-            emptied = prefilled(self.sender, self.receiver, calls, PREFILL_CYCLES, mark)
+            emptied = prefilled(self.sender, self.receiver, calls, PREFILL_CYCLES)
             sample["queued cpu ns"] = emptied.cpu_ns
         return sample
 
@@ -190,7 +188,7 @@ class Forwarding(Entry):
 
     def start(self) -> None:
         # The drain shares the sender's core, which is idle once all is sent.
-        self.other = self.left(drain(replace(self.setup, cores=(0, 0)), self.work))
+        self.other = self.left(drain(self.setup, self.work, "sleep"))
         to = self.to(self.other.ports()[0])
         self.forwarder = self.right(self.contender.command("forward", self.work, to))
         port = self.forwarder.ports()[0]
@@ -198,17 +196,17 @@ class Forwarding(Entry):
         self.sender.ports()
 
     def check(self) -> None:
-        compared(self.sender, self.other, CHECKED, self.contender.mark)
+        compared(self.sender, self.other, CHECKED)
 
     def round(self) -> Sample:
-        calls, mark = prefill_calls(round(self.work.mean_size)), self.contender.mark
+        calls = prefill_calls(round(self.work.mean_size))
         sent = received = 0
         seconds = other = 0.0
         before = self.forwarder.cpu()
         while seconds < self.setup.seconds:
             self.other.tell("live")
             start = time.perf_counter()
-            put = self.sender.ask(f"0 {calls} {mark or ''}")
+            put = self.sender.ask(f"0 {calls} {len(MARK)}")
             got = Result(**self.other.answer())
             seconds += time.perf_counter() - start
             sent += put.datagrams

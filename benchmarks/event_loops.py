@@ -161,7 +161,7 @@ def send(setup: Setup, size: int) -> list[Outcome]:
             _check_sender(senders[way], way, size)
         for number in range(setup.rounds + 1):
             for way in in_turn(list(senders), number):
-                sent, _ = live(senders[way], drain, setup.seconds)
+                sent, _ = live(senders[way], drain, setup.seconds, b"")
                 if number:
                     results[way].append(sent)
     return [

@@ -15,6 +15,7 @@ from child import ANY, PAYLOAD, Address, pattern, unbound
 import batching
 from batching._kernel import SOL_UDP, UDP_SEGMENT, max_segments
 
+MAX_BATCH = 1024  # of batch_size; a call may carry more
 Pair = tuple[bytes, Address]
 Call = Callable[[], object]
 Lay = Callable[[list[Pair]], Call]
@@ -92,12 +93,12 @@ def _by_hand(count: int) -> Lay:
 
 
 def _send_batch(count: int) -> Lay:
-    conn = batching.open_conn(ANY, batch_size=count)
+    conn = batching.open_conn(ANY, batch_size=min(count, MAX_BATCH))
     return lambda pairs: lambda: conn.send_batch(pairs)
 
 
 def _write_batch_to(count: int) -> Lay:
-    conn = batching.open_conn(ANY, batch_size=count)
+    conn = batching.open_conn(ANY, batch_size=min(count, MAX_BATCH))
     write = conn.write_batch_to
 
     def lay(pairs: list[Pair]) -> Call:
@@ -116,7 +117,7 @@ def _write_batch_to(count: int) -> Lay:
 
 
 def _send_segments(count: int) -> Lay:
-    conn = batching.open_conn(ANY, batch_size=count)
+    conn = batching.open_conn(ANY, batch_size=min(count, MAX_BATCH))
 
     def lay(pairs: list[Pair]) -> Call:
         segments = [
