@@ -30,6 +30,7 @@ from child import (
     sizes_of,
     unbound,
 )
+from pace import say_times, starts
 from passers import ASKERS, PASSERS, Step
 from receivers import RECEIVERS, Receiver
 from senders import SENDERS, Call, Lay, deal
@@ -145,28 +146,12 @@ def ping(way: str, size: int, to: Address) -> None:
 
 
 def measure(ask: Callable[[], int], size: int, count: int, rate: float) -> None:
-    """Time requests, started at a rate if that is not 0.
-
-    One that starts late, because that before took too long, is timed from when it was due.
-    """
-    times, clock = [], time.perf_counter_ns
-    began, cpu = clock(), time.process_time()
-    for index in range(count):
-        start = clock()
-        if rate:
-            due = began + int(index / rate * 1e9)
-            if due > start:
-                time.sleep((due - start) / 1e9)
-                start = clock()
-            else:
-                start = due
+    times, clock, cpu = [], time.perf_counter_ns, time.process_time()
+    for start in starts(count, rate):
         if ask() != size:
             raise RuntimeError("the answer is not as long as the request")
         times.append(clock() - start)
-    cpu = (time.process_time() - cpu) * 1e9 / count
-    times.sort()
-    p50, p99, p999 = (times[count * share // 1000] for share in (500, 990, 999))
-    say(p50=p50, p99=p99, p999=p999, cpu=cpu)
+    say_times(times, time.process_time() - cpu)
 
 
 def main(role: str, way: str, size: str, *rest: str) -> None:
