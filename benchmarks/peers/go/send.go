@@ -51,7 +51,6 @@ func send(way string, sizes []int, count int, to []netip.AddrPort) {
 	sayPorts()
 	for words := range commands {
 		var r record
-		mark := 0
 		if words[0] == "check" {
 			check(call, sizes, count, to, number(words[1]), &r)
 		} else {
@@ -60,17 +59,18 @@ func send(way string, sizes []int, count int, to []netip.AddrPort) {
 			if err != nil || err2 != nil {
 				wrong("peers (Go): SECONDS CALLS [MARK], not " + words[0] + " " + words[1])
 			}
-			if len(words) > 2 {
-				mark, _ = strconv.Atoi(words[2])
-			}
 			run(func() { call(groups) }, seconds, calls, &r)
 			r.Measured = r.Calls * count
 		}
 		r.Datagrams = r.Measured
+		mark := []byte(nil)
+		if len(words) > 2 && words[2] == "1" {
+			mark = []byte(".")
+		}
 		// Behind all that may still be merged on its way: another flow could overtake.
 		time.Sleep(beforeMark)
 		for _, address := range to {
-			write(marker, make([]byte, mark), address)
+			write(marker, mark, address)
 		}
 		say(r)
 	}

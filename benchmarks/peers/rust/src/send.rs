@@ -65,24 +65,27 @@ pub fn main(sizes: &[usize], count: usize, to: &[SocketAddr]) {
     let batch = lay(&socket, sizes, count, to, &vec![0; to.len()]);
     say_ports(&[]);
     commands(|words| {
-        let mut mark = 0;
         let mut record = Record::default();
-        match *words {
-            ["check", total] => check(&socket, sizes, count, to, crate::number(total), &mut record),
-            [seconds, calls, ref rest @ ..] => {
+        let mark = match *words {
+            ["check", total, ref mark @ ..] => {
+                check(&socket, sizes, count, to, crate::number(total), &mut record);
+                mark
+            }
+            [seconds, calls, ref mark @ ..] => {
                 let Ok(seconds) = seconds.parse() else { wrong(seconds) };
                 let Ok(calls) = calls.parse() else { wrong(calls) };
-                mark = rest.first().map_or(0, |text| text.parse().unwrap_or(0));
                 run(|| send(&socket, &batch), seconds, calls, &mut record);
                 record.measured = record.calls * count;
+                mark
             }
             _ => wrong("SECONDS CALLS [MARK]"),
-        }
+        };
+        let mark = usize::from(mark.first() == Some(&"1"));
         record.datagrams = record.measured;
         // Behind all that may still be merged on its way: another flow could overtake.
         std::thread::sleep(BEFORE_MARK);
         for &to in to {
-            marker.send_to(&[0; 64][..mark], None, to);
+            marker.send_to(&b"."[..mark], None, to);
         }
         record.say();
     });
