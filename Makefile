@@ -28,7 +28,7 @@ OVER_EACH = if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(1) |
 	else echo "The native core was not built: only the portable back end is tested."; fi; \
 	BATCHING_BACKEND=portable $(RUN) -m pytest $(1)
 
-.PHONY: help setup bench test test-faults test-kernels test-ecosystem test-sanitized fuzz soak lint dist clean
+.PHONY: help setup bench bench-check test test-faults test-kernels test-ecosystem test-sanitized fuzz soak lint dist clean
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -38,6 +38,9 @@ setup: $(BUILT) ## set up only: tools, dependencies and the core for this interp
 
 bench: $(BUILT) ## measure plain sockets, asyncio and batching side by side (ARGS="--duration 0.2")
 	@$(VENV)/bin/batching bench $(ARGS)
+
+bench-check: $(BUILT) ## count instructions of the hot paths, compare with recorded ones (ARGS=--record)
+	@$(RUN) benchmarks/instructions.py $(ARGS)
 
 test: $(BUILT) ## run all tests but the slow ones over each back end (ARGS="-k geneve")
 	@$(call OVER_EACH,$(ARGS))
