@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,15 @@ from work import Work
 
 from batching._kernel import max_segments
 
-OURS, PLAIN, C, GO, RUST = "batching", "Python", "C", "batching (Go)", "quinn-udp"
+OURS, PLAIN, ANYIO, C, GO, RUST, IPERF3 = (
+    "batching",
+    "Python",
+    "anyio",
+    "C",
+    "batching (Go)",
+    "quinn-udp",
+    "iperf3",
+)
 """Who is behind a contender: as in peers/programs.py, or this Python."""
 
 
@@ -23,6 +32,12 @@ class Contender:
     peer: str
     program: tuple[str, ...]
     way: str
+    receiving: str = ""
+    """How the same peer receives, where both ends are its own."""
+    holds: int | None = None
+    """Datagrams that it keeps while nobody asks for them, and drops others; None: all."""
+    missing: str = ""
+    """Why it cannot take part."""
 
     def command(self, role: str, work: Work, *to: str) -> list[str]:
         """Return what is to be run; the protocol of the children is in peers/README.md."""
@@ -72,6 +87,7 @@ _WAYS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("quinn-udp", RUST, "quinn"),
         ("by hand", PLAIN, "by hand"),
         ("socket", PLAIN, "sendto"),
+        ("anyio", ANYIO, "anyio"),
     ),
     "receive": (
         ("recv_segments", OURS, "recv_segments"),
@@ -83,19 +99,50 @@ _WAYS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("quinn-udp", RUST, "quinn"),
         ("by hand", PLAIN, "by hand"),
         ("socket", PLAIN, "recvfrom"),
+        ("anyio", ANYIO, "anyio"),
     ),
     "echo": _PASSING,
-    "forward": _PASSING,
-    "ping": tuple(each for each in _PASSING if each[0] != "by hand"),
+    "forward": (*_PASSING, ("anyio", ANYIO, "anyio")),
+    "ping": tuple(each for each in (*_PASSING, ("anyio", ANYIO, "anyio")) if each[0] != "by hand"),
+    "pair": (
+        ("send_segments, recv_segments", OURS, "send_segments"),
+        ("send_batch, recv_batch", OURS, "send_batch"),
+        ("write_batch_to, read_batch", OURS, "write_batch_to"),
+        ("C", C, f"{max_segments()} train"),
+        ("Go batching", GO, "batching"),
+        ("Go plain", GO, "plain"),
+        ("quinn-udp", RUST, "quinn"),
+        ("iperf3", IPERF3, ""),
+        ("by hand", PLAIN, "by hand"),
+        ("socket", PLAIN, "sendto"),
+    ),
+}
+_RECEIVING = {
+    "send_segments": "recv_segments",
+    "send_batch": "recv_batch",
+    "write_batch_to": "read_batch",
+    "sendto": "recvfrom",
+    f"{max_segments()} train": "sleep",
 }
 
 
 def contenders(setup: Setup, work: Work) -> Iterator[Contender]:
-    """Yield who is here for a piece of work."""
-    script = tuple(python("contender.py"))
+    """Yield who takes part in a piece of work, or would if it were here."""
     for name, peer, way in _WAYS[work.role]:
         if peer == C and way == "128 buffers" and max_segments() < 128:
             continue
-        program = script if peer in (OURS, PLAIN) else setup.programs[peer].command
-        if program:
-            yield Contender(name, peer, program, way)
+        program, missing = _program(setup, peer)
+        receiving = _RECEIVING.get(way, way)
+        # anyio._backends._asyncio: a deque of 100
+        holds = 100 if peer == ANYIO else None
+        yield Contender(name, peer, program, way, receiving, holds, missing)
+
+
+def _program(setup: Setup, peer: str) -> tuple[tuple[str, ...], str]:
+    """Return the command of a peer, and why there is none."""
+    if peer in (OURS, PLAIN):
+        return tuple(python("contender.py")), ""
+    if peer == ANYIO:
+        is_here = importlib.util.find_spec("anyio") is not None
+        return tuple(python("anyio_socket.py")), "" if is_here else "anyio is not installed"
+    return setup.programs[peer].command, setup.programs[peer].missing

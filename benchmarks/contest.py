@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from contenders import Contender
-from entries import ENTRIES, Entry, Sample
+from entries import Entry, Sample, entry
 from outcome import short
 from paths import PATHS, PathError, ends
 from throughput import Setup, in_turn
@@ -77,9 +77,11 @@ def compete(setup: Setup, work: Work, contenders: Iterable[Contender]) -> Table:
             return Table(work, [], str(error))
         runs: dict[str, _Run] = {}
         for contender in contenders:
-            entry = ENTRIES[work.role](setup, where, work, contender)
-            stack.push(entry.stack)
-            runs[contender.name] = _Run(entry, Row(contender.name, contender.peer))
+            part = entry(setup, where, work, contender)
+            stack.push(part.stack)
+            runs[contender.name] = _Run(
+                part, Row(contender.name, contender.peer, failure=contender.missing)
+            )
         for run in runs.values():
             run.begin()
         for number in range(setup.rounds + 1):  # the first warms up
@@ -106,6 +108,8 @@ class _Run:
             self.entry.stack.close()
 
     def begin(self) -> None:
+        if self.row.failure:
+            return
         with self._failing():
             self.entry.start()
             if not PATHS[self.entry.work.path].is_lossy:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from child import ANY
-from contenders import Contender, drain, feed
+from contenders import IPERF3, Contender, drain, feed
 from order import arrives_in_order, hosts
 from paths import Ends
+from peers.iperf3 import Pair
 from process import Process, Result, python
 from throughput import MARK, PREFILL_CYCLES, Setup, live, prefill_calls, prefilled
 from work import PINGS, Work
@@ -123,7 +124,8 @@ class Receiving(Entry):
         self.sender.ports()
 
     def check(self) -> None:
-        compared(self.sender, self.receiver, CHECKED)
+        holds = self.contender.holds
+        compared(self.sender, self.receiver, CHECKED if holds is None else holds // 2)
 
     def round(self) -> Sample:
         sent, received = live(self.sender, self.receiver, self.setup.seconds)
@@ -134,7 +136,8 @@ class Receiving(Entry):
             "cpu ns": received.cpu_ns,
             "other cpu ns": sent.cpu_ns,
         }
-        if self.ends == Ends():  # a longer path may drop what the queue would have held
+        # A longer path may drop what the queue would have held.
+        if self.ends == Ends() and self.contender.holds is None:
             size = round(self.work.mean_size)
             calls = prefill_calls(size if self.work.segments > 1 else max(size, LEAST_WEIGHT))
             emptied = prefilled(self.sender, self.receiver, calls, PREFILL_CYCLES)
@@ -258,10 +261,72 @@ class Pinging(Entry):
         return self.client.resident()
 
 
+@dataclass(slots=True)
+class Pairing(Entry):
+    """Both ends of one peer: what its user would see."""
+
+    sender: Process = field(init=False)
+    receiver: Process = field(init=False)
+
+    def start(self) -> None:
+        receiving = replace(self.contender, way=self.contender.receiving)
+        self.receiver = self.right(receiving.command("recv", self.work))
+        to = self.to(self.receiver.ports()[0])
+        self.sender = self.left(self.contender.command("send", self.work, to))
+        self.sender.ports()
+
+    def check(self) -> None:
+        compared(self.sender, self.receiver, CHECKED)
+
+    def round(self) -> Sample:
+        sent, received = live(self.sender, self.receiver, self.setup.seconds)
+        return {
+            "sent": sent.datagrams,
+            "received": received.datagrams,
+            "wall ns": received.wall_ns,
+            "cpu ns": sent.cpu_ns * sent.datagrams / received.datagrams + received.cpu_ns,
+        }
+
+    def resident(self) -> int:
+        return self.sender.resident() + self.receiver.resident()
+
+
+@dataclass(slots=True)
+class Iperf3(Entry):
+    """iperf3's client and server, new ones in each round; it knows nothing shorter than 1 s."""
+
+    pair: Pair = field(init=False)
+
+    def start(self) -> None:
+        self.pair = Pair(self.contender.program[0], self.setup.cores)
+
+    def check(self) -> None:
+        """Do nothing: it has numbers in its datagrams, and no contents."""
+
+    def round(self) -> Sample:
+        sent, received = self.pair.run(self.work.sizes[0], 1)
+        return {
+            "sent": sent.datagrams,
+            "received": received.datagrams,
+            "wall ns": received.wall_ns,
+            "cpu ns": (sent.cpu + received.cpu) * 1e9 / max(1, received.datagrams),
+        }
+
+    def resident(self) -> int:
+        return 0
+
+
 ENTRIES: dict[str, Callable[..., Entry]] = {
     "send": Sending,
     "receive": Receiving,
     "echo": Echoing,
     "forward": Forwarding,
     "ping": Pinging,
+    "pair": Pairing,
 }
+
+
+def entry(setup: Setup, ends: Ends, work: Work, contender: Contender) -> Entry:
+    """Return what a contender's part in a piece of work is."""
+    kind = Iperf3 if contender.peer == IPERF3 else ENTRIES[work.role]
+    return kind(setup, ends, work, contender)

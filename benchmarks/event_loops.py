@@ -70,7 +70,7 @@ def _outcomes(
     beside = {"wall": "CPU", "cpu": "wall"}[clock]
     return [
         Outcome(
-            f"{what} {goal.mine} / {goal.theirs}, {name}",
+            f"{what}: {goal.mine} / {goal.theirs}, {name}",
             [b / a for a, b in zip(ns(goal.mine), ns(goal.theirs), strict=True)],
             at_least=goal.at_least,
             at_most=goal.at_most,
@@ -124,7 +124,7 @@ def receive(setup: Setup, size: int) -> list[Outcome]:
     return [
         *_outcomes(f"{size} B receive", RECEIVE_GOALS, lively, "wall"),
         *_outcomes(f"{size} B receive", RECEIVE_GOALS, lively, "cpu"),
-        *_outcomes(f"{size} B receive, queued,", RECEIVE_GOALS, filled, "cpu"),
+        *_outcomes(f"{size} B receive, queued", RECEIVE_GOALS, filled, "cpu"),
     ]
 
 
@@ -242,7 +242,7 @@ def latency(setup: Setup, size: int) -> list[Outcome]:
         for other, limit in ((STOCK, 1.05), ("stock64K", None), ("uvloop", None)):
             if other in times:
                 outcomes.append(_latency(f"{size} B {manner}", times[OURS], times[other], limit))
-                outcomes[-1].name += f" ours / {other}, p50"
+                outcomes[-1].name += f": ours / {other}, p50"
     return outcomes
 
 
@@ -253,6 +253,7 @@ def _latency(
         name,
         [a["p50"] / b["p50"] for a, b in zip(mine, theirs, strict=True)],
         at_most=limit,
+        less_is_better=True,
         detail={
             "us": median(a["p50"] for a in mine) / 1000,
             "other's": median(b["p50"] for b in theirs) / 1000,
@@ -311,7 +312,7 @@ def quic(setup: Setup) -> list[Outcome]:
             mine, theirs = wall[what, OURS], wall[what, other]
             outcomes.append(
                 Outcome(
-                    f"aioquic {what} ours / {other}, rate",
+                    f"aioquic {what}: ours / {other}, rate",
                     [b / a for a, b in zip(mine, theirs, strict=True)],
                     at_least=goal if other == STOCK else None,
                     detail={

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
+from contenders import OURS
 from contest import Row, Table
 from outcome import Outcome
 from work import Work
@@ -44,8 +45,8 @@ def _sending() -> Iterator[Goal]:
             Goal(work, "send_batch", "C, 64", RATE, 1.0 if small else 0.9),
             Goal(work, "send_segments", "C, train", RATE, 0.95),
         )
-    many = Work("send", destinations=1000)
-    yield Goal(many, "send_batch", "socket", RATE, 3.0)
+        yield Goal(Work("send", size, destinations=2), "send_batch", "C, 128", RATE, 0.9)
+    yield Goal(Work("send", destinations=1000), "send_batch", "socket", RATE, 3.0)
 
 
 def _receiving() -> Iterator[Goal]:
@@ -62,8 +63,16 @@ def _receiving() -> Iterator[Goal]:
                 Goal(work, "recv_batch", "C", key, 2.1 if small else 1.9),
             )
 
+        yield Goal(Work("receive", size, segments=1), "recv_batch", "socket", QUEUED, 1.15)
 
-GOALS = (*_sending(), *_receiving())
+
+def _forwarding() -> Iterator[Goal]:
+    for size in ("1400", "64"):
+        yield Goal(Work("forward", size), "recv_segments, send_segments", "C", CPU, 1.15)
+
+
+GOALS = (*_sending(), *_receiving(), *_forwarding())
+LEAST_ARRIVED = 0.9
 
 
 def judge(table: Table) -> Iterator[Outcome]:
@@ -73,6 +82,16 @@ def judge(table: Table) -> Iterator[Outcome]:
             mine, theirs = table.row(goal.mine), table.row(goal.theirs)
             if mine and theirs:
                 yield _outcome(goal, mine, theirs)
+    if table.work == Work("receive"):
+        yield from _arrivals(table)
+
+
+def _arrivals(table: Table) -> Iterator[Outcome]:
+    for row in table.rows:
+        if row.peer == OURS and not row.failure:
+            shares = [sample["received"] / sample["sent"] for sample in row.samples]
+            name = f"{table.work.name}: {row.contender}, received of sent"
+            yield Outcome(name, shares, at_least=LEAST_ARRIVED)
 
 
 def ratios(mine: Row, theirs: Row, key: str) -> list[float]:
@@ -92,6 +111,7 @@ def _outcome(goal: Goal, mine: Row, theirs: Row) -> Outcome:
         ratios(mine, theirs, goal.key),
         at_least=goal.bound if is_rate else None,
         at_most=None if is_rate else goal.bound,
+        less_is_better=not is_rate,
         detail={
             **beside,
             **{key: mine.median(key) for key in keys},

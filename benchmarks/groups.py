@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import beside
 import event_loops
 import footprint
+import relays
 import work
 from contenders import contenders
 from contest import Table, compete
@@ -43,7 +44,9 @@ GROUPS: dict[str, Group] = {
     "echo": side_by_side(work.base("echo")),
     "forward": side_by_side(work.base("forward")),
     "ping": side_by_side(work.pings()),
+    "pair": side_by_side(work.base("pair")),
     "paths": side_by_side(work.over_paths()),
+    "relay": relays.relay,
     "single": beside.single,
     "latency": beside.latency,
     "memory": footprint.memory,
@@ -55,6 +58,6 @@ GROUPS: dict[str, Group] = {
     "asyncio-quic": event_loops.quic,
 }
 FAMILIES = {
-    "peers": ["send", "receive", "echo", "forward", "ping", "paths"],
+    "peers": ["send", "receive", "echo", "forward", "ping", "pair", "paths"],
     "asyncio": [name for name in GROUPS if name.startswith("asyncio-")],
 }

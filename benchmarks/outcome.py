@@ -17,6 +17,8 @@ class Outcome:
     at_least: float | None = None
     at_most: float | None = None
     unit: str = ""
+    less_is_better: bool = False
+    """Of ratios without a goal; one that has a goal tells by itself."""
     detail: dict[str, float] = field(default_factory=dict)
     """Medians of what the ratio was made from; keys tell the unit."""
 
@@ -36,6 +38,14 @@ class Outcome:
         if self.at_least is not None:
             return self.median >= self.at_least
         return self.median <= self.at_most if self.at_most is not None else None
+
+    @property
+    def is_behind(self) -> bool:
+        """Say whether it is a ratio in which another is ahead, whatever the goal."""
+        if self.unit or " / " not in self.name:
+            return False
+        is_time = self.less_is_better or self.at_most is not None
+        return self.median > 1 if is_time else self.median < 1
 
     @property
     def spread(self) -> str:

@@ -17,7 +17,7 @@ IMIX = "64,576,64,64,576,64,1400,64,576,64,64,576"
 BASE_SIZES = ("1400", "64")
 SIZES = ("256", "1200", "8900", IMIX)
 COUNTS = (1, 8, 32)
-MANY = (16, 1000)
+MANY = (2, 16, 1000)
 """Destinations."""
 PINGS = 2000
 LOADS = (0, 1_000, 10_000)
@@ -98,7 +98,8 @@ def _varied(role: str) -> Iterator[Work]:
 
 
 def sending() -> list[Work]:
-    return [*_varied("send"), *(Work("send", destinations=number) for number in MANY)]
+    two = Work("send", "64", destinations=2)
+    return [*_varied("send"), two, *(Work("send", destinations=number) for number in MANY)]
 
 
 def receiving() -> list[Work]:
