@@ -28,7 +28,7 @@ OVER_EACH = if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(1) |
 	else echo "The native core was not built: only the portable back end is tested."; fi; \
 	BATCHING_BACKEND=portable $(RUN) -m pytest $(1)
 
-.PHONY: help setup bench bench-check test test-faults test-kernels test-ecosystem test-sanitized fuzz soak lint dist clean
+.PHONY: help setup bench bench-check compare test test-faults test-kernels test-ecosystem test-sanitized fuzz soak lint dist clean
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -41,6 +41,9 @@ bench: $(BUILT) ## measure plain sockets, asyncio and batching side by side (ARG
 
 bench-check: $(BUILT) ## count instructions of the hot paths, compare with recorded ones (ARGS=--record)
 	@$(RUN) benchmarks/instructions.py $(ARGS)
+
+compare: $(BUILT) $(VENV)/.compare ## measure all peers side by side, 20 min, for docs/benchmarks.md (ARGS="--quick")
+	@$(RUN) benchmarks/compare.py --report $(ARGS)
 
 test: $(BUILT) ## run all tests but the slow ones over each back end (ARGS="-k geneve")
 	@$(call OVER_EACH,$(ARGS))
@@ -94,6 +97,10 @@ $(TOOLS): pyproject.toml scripts/preflight.py
 	@echo "Installing the tools into $(VENV)"
 	@$(PIP) --upgrade "pip>=25.1"
 	@$(PIP) --upgrade --group dev
+	@touch $@
+
+$(VENV)/.compare: $(BUILT)
+	@$(PIP) --group compare
 	@touch $@
 
 $(BUILT): $(TOOLS) pyproject.toml setup.py $(wildcard src/batching/_mmsg/*.pyx src/batching/_mmsg/*.pxd)

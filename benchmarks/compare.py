@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
+import report
 from book import Book
 from groups import FAMILIES, GROUPS
 from peers.programs import programs
@@ -53,7 +54,7 @@ def main() -> int:
     wanted = arguments()
     chosen = wanted.only or list(GROUPS)
     names = [name for each in chosen for name in FAMILIES.get(each, [each])]
-    rounds, seconds = (3, 0.1) if wanted.quick else (9, 0.2)
+    rounds, seconds = (3, 0.1) if wanted.quick else (7, 0.2)
     setup = Setup(programs(), cores(), rounds, seconds, wanted.quick)
     if not setup.ceiling:
         sys.exit(f"nothing to compare with: {setup.programs['C'].missing}")
@@ -74,6 +75,8 @@ def main() -> int:
     print(f"{sum(found.met is True for found in judged)} of {len(judged)} goals met")
     if wanted.json:
         book.write(wanted.json)
+    if wanted.report:
+        report.write(book)
     return 1 if book.failures else 0
 
 

@@ -126,10 +126,16 @@ _RECEIVING = {
 }
 
 
+_SLOW = ("Go plain", "anyio")
+"""Shown with the base only."""
+
+
 def contenders(setup: Setup, work: Work) -> Iterator[Contender]:
     """Yield who takes part in a piece of work, or would if it were here."""
     for name, peer, way in _WAYS[work.role]:
         if peer == C and way == "128 buffers" and max_segments() < 128:
+            continue
+        if name in _SLOW and not work.is_base:
             continue
         program, missing = _program(setup, peer)
         receiving = _RECEIVING.get(way, way)
