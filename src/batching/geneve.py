@@ -205,29 +205,36 @@ def uniform_header(data: memoryview, segment_size: int) -> bytes | None:
     None too if one of them is shorter.  The bytes are as they came, for a look-up in a table
     or ``GeneveHeader.decode``: whether they make a header is not asked here.
 
-    Headers are compared by words of the largest size that divides both 8 and
-    ``segment_size``, each column of words with itself, shifted by a datagram: that is one
-    comparison a train where the size is a multiple of 8, as all of WireGuard's are.
-
     Args:
         data: The datagrams, one after the other: ``Segments.data``.
         segment_size: Bytes of every datagram but the last: ``Segments.segment_size``.
     """
-    n_bytes = data.nbytes
-    if n_bytes > segment_size:
-        if segment_size < GENEVE_FIXED_HEADER_LENGTH:
-            return None
-        if 0 < n_bytes % segment_size < GENEVE_FIXED_HEADER_LENGTH:
-            return None
-        unit = math.gcd(segment_size, GENEVE_FIXED_HEADER_LENGTH)
-        rest = n_bytes % unit  # of the last datagram's payload
-        words = (data[:-rest] if rest else data).cast(_WORDS[unit])
-        step = segment_size // unit
-        for column in range(GENEVE_FIXED_HEADER_LENGTH // unit):
-            if words[column + step :: step] != words[column : column - step : step]:
-                return None
-    elif n_bytes < GENEVE_FIXED_HEADER_LENGTH:
+    if segment_size & 7 or data.nbytes & 7 or not data.nbytes:
+        return _uniform_header(data, segment_size)
+    # A header is one word, and all sizes are of whole words: WireGuard's are.  If each word is
+    # as the one a datagram before, all are as the first.
+    words, step = data.cast("Q"), segment_size >> 3
+    if words[step::step] != words[:-step:step]:
         return None
+    return data[:GENEVE_FIXED_HEADER_LENGTH].tobytes()
+
+
+def _uniform_header(data: memoryview, segment_size: int) -> bytes | None:
+    """Do the same for any sizes: by smaller words, of which a header has several."""
+    n_bytes = data.nbytes
+    if n_bytes <= segment_size:
+        header = data[:GENEVE_FIXED_HEADER_LENGTH].tobytes()
+        return header if len(header) == GENEVE_FIXED_HEADER_LENGTH else None
+    if segment_size < GENEVE_FIXED_HEADER_LENGTH:
+        return None
+    if 0 < n_bytes % segment_size < GENEVE_FIXED_HEADER_LENGTH:
+        return None
+    unit = math.gcd(segment_size, GENEVE_FIXED_HEADER_LENGTH)
+    words = data[: n_bytes - n_bytes % unit].cast(_WORDS[unit])
+    step = segment_size // unit
+    for column in range(GENEVE_FIXED_HEADER_LENGTH // unit):
+        if words[column + step :: step] != words[column : column - step : step]:
+            return None
     return data[:GENEVE_FIXED_HEADER_LENGTH].tobytes()
 
 
