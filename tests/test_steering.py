@@ -159,6 +159,23 @@ def test_what_waits_in_a_member_goes_with_its_socket_and_its_flows_to_the_others
         assert group.receive(b"after") in (0, 1)
 
 
+def test_flows_of_others_move_too_when_a_member_leaves(group: Group) -> None:
+    def takers() -> list[Conn]:
+        found = []
+        for peer in peers:
+            peer.send(group.address, b"data")
+            found.append(group.members[group.receive(b"data")])
+        return found
+
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(PlainPeer(group.host)) for _ in range(MANY)]
+        before = takers()
+        gone = group.members.pop(0)
+        gone.close()
+        after = takers()
+    assert any(x is not gone and x is not y for x, y in zip(before, after, strict=True))
+
+
 WRONG: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "by of another type": (1.5, {}, TypeError, "by must be str or int, not float"),
     "unknown word": ("core", {}, ValueError, "by 'core', must be 'cpu', 'hash' or 0 to 65526"),

@@ -37,6 +37,7 @@ PACKAGES: Final = {
     "ip": "iproute2",  # from here on: what the tests use
     "ethtool": "ethtool",
     "nft": "nftables",
+    "ipvsadm": "ipvsadm",  # balancers.py
 }
 
 
