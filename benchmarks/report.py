@@ -28,6 +28,16 @@ TITLES = {
     "ping": "Request and response",
     "pair": "Both ends of one peer",
     "paths": "Longer paths",
+    "relay": "A relay of Geneve flows",
+    "single": "One datagram a call, beside a plain socket",
+    "latency": "Ping-pong, beside a plain socket",
+    "memory": "Memory",
+    "import": "Import",
+    "asyncio-receive": "asyncio: receiving",
+    "asyncio-send": "asyncio: sending",
+    "asyncio-echo": "asyncio: echo",
+    "asyncio-latency": "asyncio: request and response",
+    "asyncio-quic": "asyncio: aioquic",
 }
 BEGIN, END = "<!-- begin: {} -->", "<!-- end: {} -->"
 
@@ -84,8 +94,9 @@ def machine(book: Book) -> str:
         f" back end, {offload}, {facts['max_segments']} segments a train."
     )
     how = (
-        f"{settings['rounds']} rounds of {settings['seconds']} s; sender on core"
-        f" {settings['cores'][0]}, receiver on core {settings['cores'][1]}."
+        f"{settings['rounds']} rounds of {settings['seconds']} s, fewer and shorter ones where no"
+        f" goal is judged; sender on core {settings['cores'][0]}, receiver on core"
+        f" {settings['cores'][1]}."
     )
     peers = table(("peer", "version, or why it is missing"), book.peers.items())
     failed = [f"**{name} failed:** {reason}." for name, reason in book.failures.items()]
@@ -155,7 +166,23 @@ def tables(book: Book, drawn: dict[str, list[str]]) -> str:
         rest = [_table(each) for each in found if each not in shown]
         if rest:
             parts.append(folded("Varied", "\n\n".join(rest)))
+    for group, outcomes in book.outcomes.items():
+        if group not in book.tables:
+            parts += [f"### {TITLES.get(group, group)}", _comparisons(outcomes)]
     return "\n\n".join(parts)
+
+
+def _comparisons(found: list[Outcome]) -> str:
+    rows = (
+        (
+            each.name,
+            f"{short(each.median)} {each.unit}".strip(),
+            each.spread,
+            ", ".join(f"{key} {short(value)}" for key, value in each.detail.items()),
+        )
+        for each in found
+    )
+    return table(("what", "median", "spread", "medians of what it was made from"), rows)
 
 
 def _table(found: Table) -> str:
