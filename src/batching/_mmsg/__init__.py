@@ -8,6 +8,7 @@ from .descriptor import Counters, Descriptor
 from .message import Message
 from .peers import Peer, Peers
 from .recv import RecvSlots, parse_control
+from .segments import Segments
 from .send import WINDOW, SendPlan
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Peer",
     "Peers",
     "RecvSlots",
+    "Segments",
     "SendPlan",
     "parse_control",
 ]

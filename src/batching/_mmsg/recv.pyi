@@ -6,10 +6,10 @@ from typing import final
 from typing_extensions import Buffer
 
 from .._address import Address
-from ..segments import Segments
 from .descriptor import Counters, Descriptor
 from .message import Message
 from .peers import Peers
+from .segments import Segments
 
 @final
 class RecvSlots:

@@ -3,7 +3,6 @@
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_Clear
-from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.errno cimport EBADF, EBADMSG, ENOMEM, ESHUTDOWN, errno
 from libc.stdint cimport uint32_t, uint64_t
@@ -20,13 +19,12 @@ from .linux cimport (
 )
 from .message cimport Message, Target, is_ready, locate
 from .peers cimport Peers
+from .segments cimport Segments
 from .slab cimport Pool, Slab
 from .slots cimport (
     FEW_SLOTS, LONE_CALLS, MAX_SLOTS, PATIENCE, PATIENCE_ALONE, Arrival, Slot, Tally, empty_pool,
     give_slab, next_length, prepare_slot, raise_trim_threshold, read_arrival, receive, take_one, take_slab,
 )
-
-from ..segments import Segments
 
 cdef enum:
     COPY_BELOW = 4096  # a kept view of a small train shall not pin a slab of 64 KiB
@@ -280,24 +278,24 @@ cdef class RecvSlots:
             self.hand_over(out, n, room, was_collecting)
         return stolen(out)
 
-    cdef object take_train(self):
+    cdef Segments take_train(self):
         cdef Arrival *arrival = self.next_arrival()
         cdef Slot *slot = &self.slots[self.current]
         cdef size_t n_bytes = arrival.n_bytes - arrival.taken_bytes
         cdef int n_datagrams = arrival.n_datagrams - arrival.n_taken
         cdef Slab slab
-        address = self.sender()
-        train = Segments.__new__(Segments)
+        cdef Segments train = Segments.__new__(Segments)
         train.segment_size = arrival.segment_size if n_datagrams > 1 else n_bytes
-        train.addr = address
-        train.truncated = bool(arrival.flags & MSG_TRUNC)
+        train.addr = self.sender()
+        train.truncated = arrival.flags & MSG_TRUNC
         if n_bytes < COPY_BELOW:
-            train.data = PyMemoryView_FromObject(PyBytes_FromStringAndSize(slot.slab + arrival.taken_bytes, n_bytes))
+            train.source = PyBytes_FromStringAndSize(slot.slab + arrival.taken_bytes, n_bytes)
         else:
-            slab = Slab.__new__(Slab, self.pool)
+            slab = Slab.__new__(Slab)
+            slab.pool = self.pool
             slab.data, slab.n_bytes = slot.slab + arrival.taken_bytes, n_bytes
-            train.data = PyMemoryView_FromObject(slab)
-            slab.memory = slot.slab  # from here on it is the view's
+            train.source = slab
+            slab.memory = slot.slab  # from here on it is the train's
             slot.slab = NULL
         arrival.n_taken = arrival.n_datagrams
         self.pending -= n_datagrams

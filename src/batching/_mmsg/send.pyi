@@ -6,9 +6,9 @@ from typing import Final, final
 from typing_extensions import Buffer
 
 from .._address import Address
-from ..segments import Segments
 from .descriptor import Counters, Descriptor
 from .peers import Peer, Peers
+from .segments import Segments
 
 WINDOW: Final = 8192
 """Datagrams, or trains, that one SendPlan.load takes at most."""

@@ -12,12 +12,11 @@ from .descriptor cimport Counters, Descriptor
 from .lent cimport Lent, export, free_lent, lend, take_back
 from .linux cimport batching_count, batching_load, iovec, raw_decref, raw_incref
 from .peers cimport Peer, Peers
+from .segments cimport Segments
 from .train cimport (
     Item, PeerState, Piece, Plan, Train, cut_trains, fill_pieces, free_plan, plan_items,
     reserve_items, reserve_pieces, send,
 )
-
-from ..segments import Segments
 
 cdef enum:
     WINDOW_ = 8192  # datagrams or trains: so many of a destination's may share messages
@@ -222,17 +221,17 @@ cdef class SendPlan:
         cdef char *memory = NULL
         cdef size_t n_bytes = 0
         cdef Py_ssize_t size
-        cdef object train
+        cdef Segments train
         cdef Peer target
         self.begin(segments, start, stop)
         try:
             for i in range(start, stop):
-                train = segments[i]
-                if not isinstance(train, Segments):
-                    raise TypeError(f"must be Segments, not {type(train).__name__}")
+                if not isinstance(segments[i], Segments):
+                    raise TypeError(f"must be Segments, not {type(segments[i]).__name__}")
+                train = <Segments>PyList_GET_ITEM(segments, i)
                 target = self.peers.find(train.addr) if peer is None else peer
-                # An attribute is the user's to replace: only a view holds it.
-                export(&self.lent, train.data, False, &memory, &n_bytes)
+                # The data are the user's to replace: only what is exported holds them.
+                export(&self.lent, train.source if train.view is None else train.data, False, &memory, &n_bytes)
                 size = train.segment_size
                 if size < 1 and n_bytes:
                     raise ValueError(f"segment_size {size}, must be at least 1")

@@ -26,12 +26,12 @@ from typing import Any, Final, NamedTuple, final
 
 from .._address import Address
 from .._kernel import MSG_CTRUNC, MSG_TRUNC, SLAB_SIZE, WOULD_BLOCK, is_answer
-from ..segments import Segments
 from .control import find_fields, pack_control
 from .counters import Counters
 from .descriptor import Descriptor
 from .message import Message, pin
 from .peers import Peers
+from .segments import Segments
 
 __all__ = ["RecvSlots"]
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 from .._address import Address
 from .._kernel import SOL_UDP, UDP_SEGMENT, is_answer
-from ..segments import Segments
 from .buffer import byte_view
 from .counters import Counters
 from .descriptor import Descriptor
 from .peers import Peer, Peers
+from .segments import Segments
 from .train import Outgoing, Run, plan
 
 if TYPE_CHECKING:
