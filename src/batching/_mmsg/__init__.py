@@ -1,6 +1,7 @@
 """The native back end: sendmmsg and recvmmsg, planned and called in C.
 
-It plans trains and makes one attempt; it never waits, never retries, never decides.
+It plans trains and makes one attempt; it waits only where it is told how long, never
+retries, never decides.
 The stubs beside the modules say what each method promises; _portable is its twin.
 """
 

@@ -78,7 +78,8 @@ cdef class Segments:
     def __getitem__(self, index):
         if isinstance(index, slice):
             raise TypeError("Segments cannot be sliced; tolist() gives a list")
-        cdef Py_ssize_t n = len(self), position = index + n if index < 0 else index
+        n = len(self)
+        position = index + n if index < 0 else index
         if not 0 <= position < n:
             raise IndexError(f"datagram {index} of {n}")
         start = position * self.segment_size

@@ -222,6 +222,7 @@ cdef class SendPlan:
         cdef size_t n_bytes = 0
         cdef Py_ssize_t size
         cdef Segments train
+        cdef bint is_untouched
         cdef Peer target
         self.begin(segments, start, stop)
         try:
@@ -231,7 +232,8 @@ cdef class SendPlan:
                 train = <Segments>PyList_GET_ITEM(segments, i)
                 target = self.peers.find(train.addr) if peer is None else peer
                 # The data are the user's to replace: only what is exported holds them.
-                export(&self.lent, train.source if train.view is None else train.data, False, &memory, &n_bytes)
+                is_untouched = train.view is None and train.source is not None
+                export(&self.lent, train.source if is_untouched else train.data, False, &memory, &n_bytes)
                 size = train.segment_size
                 if size < 1 and n_bytes:
                     raise ValueError(f"segment_size {size}, must be at least 1")
