@@ -21,14 +21,14 @@ BUILT  := $(VENV)/.built-$(BATCHING_EXTENSION)-$(BATCHING_SANITIZE)
 SUFFIX  = $$($(RUN) -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 # What test-sanitized builds in a folder of its own, so that it disturbs no other build.
 COPIED := .ci LICENSE MANIFEST.in Makefile README.md CHANGELOG.md CONTRIBUTING.md pyproject.toml setup.py \
-          benchmarks docs scripts src tests
+          benchmarks docs examples scripts src tests
 HAS_CORE = $(RUN) -c 'import batching._mmsg' 2> /dev/null
 OVER_EACH = if $(HAS_CORE); then BATCHING_BACKEND=native $(RUN) -m pytest $(1) || exit 1; \
 	elif test "$(BATCHING_EXTENSION)" = yes; then $(RUN) -c "import batching._mmsg"; exit 1; \
 	else echo "The native core was not built: only the portable back end is tested."; fi; \
 	BATCHING_BACKEND=portable $(RUN) -m pytest $(1)
 
-.PHONY: help setup bench test test-faults test-kernels test-ecosystem test-sanitized fuzz soak lint dist clean
+.PHONY: help setup bench bench-check compare test test-faults test-kernels test-ecosystem test-sanitized fuzz soak lint dist clean
 .DELETE_ON_ERROR:
 
 help: ## print this
@@ -38,6 +38,12 @@ setup: $(BUILT) ## set up only: tools, dependencies and the core for this interp
 
 bench: $(BUILT) ## measure plain sockets, asyncio and batching side by side (ARGS="--duration 0.2")
 	@$(VENV)/bin/batching bench $(ARGS)
+
+bench-check: $(BUILT) ## count instructions of the hot paths, compare with recorded ones (ARGS=--record)
+	@$(RUN) benchmarks/instructions.py $(ARGS)
+
+compare: $(BUILT) $(VENV)/.compare ## measure all peers side by side, 20 min, for docs/benchmarks.md (ARGS="--quick")
+	@$(RUN) benchmarks/compare.py --report $(ARGS)
 
 test: $(BUILT) ## run all tests but the slow ones over each back end (ARGS="-k geneve")
 	@$(call OVER_EACH,$(ARGS))
@@ -91,6 +97,10 @@ $(TOOLS): pyproject.toml scripts/preflight.py
 	@echo "Installing the tools into $(VENV)"
 	@$(PIP) --upgrade "pip>=25.1"
 	@$(PIP) --upgrade --group dev
+	@touch $@
+
+$(VENV)/.compare: $(BUILT)
+	@$(PIP) --group compare
 	@touch $@
 
 $(BUILT): $(TOOLS) pyproject.toml setup.py $(wildcard src/batching/_mmsg/*.pyx src/batching/_mmsg/*.pxd)

@@ -1,237 +1,190 @@
-/* The ceiling: the bare system calls of UDP offload on loopback, and nothing around them.
+/* The ceiling: the bare system calls of UDP offload, and nothing around them.
  *
- *   ceiling send SIZE COUNT SEGMENTS buffers|train PORT [PORT]
+ *   ceiling send SIZE COUNT SEGMENTS buffers|train DEST...
  *   ceiling recv SIZE SLOTS sleep|spin [SOCKETS]
+ *   ceiling echo SIZE SLOTS sleep|spin          and
+ *   ceiling forward SIZE SLOTS sleep|spin DEST  and
+ *   ceiling ping SIZE DEST                      are in passing.c
  *
- * It prints {"ports": [...]}, then reads commands from stdin, one a line, and answers each
- * with one line of JSON; it ends with stdin, and by its own alarm if a command takes too long.
+ * SIZE is a number, or several that are cycled through, separated by commas.  DEST is a port of
+ * 127.0.0.1, or HOST:PORT.  It prints {"ports": [...]}, then reads commands from stdin, one a
+ * line, and answers each with one line of JSON; it ends with stdin, and by its own alarm if a
+ * command takes too long.
  *
  *   send:  SECONDS CALLS [MARK]   send for so long, or, where SECONDS is 0, so many calls of
- *                          sendmmsg, then the mark of the end to each port: a datagram of MARK
- *                          bytes, of none if nothing is said
+ *                          sendmmsg, then the mark of the end to each DEST: a datagram of MARK
+ *                          bytes, one or none
+ *          check N [MARK]  send pattern(0) ... pattern(N-1), then the mark; DESTs take the
+ *                          datagrams in turn, and each has its own count from 0
  *   recv:  flush           throw away what is queued
  *          live            receive up to the mark; the clocks start behind the first message
  *          full            the same of a queue that was filled before; the clocks start at once
+ *          check           receive up to the mark and compare with pattern(0), pattern(1), ...
  *
- * One call of sendmmsg carries COUNT datagrams of SIZE bytes in as few messages as SEGMENTS and
- * the 65507 bytes of an IPv4 datagram allow: from separate buffers, or from one block of memory
- * (train).  Two ports take the datagrams in turn, grouped by port.  Everything is laid out once.
+ * One call of sendmmsg carries COUNT datagrams in as few messages as SEGMENTS and the 65507
+ * bytes of an IPv4 datagram allow: from separate buffers, or from one block of memory (train).
+ * Several DESTs take the datagrams in turn, grouped by DEST.  Everything is laid out once.
  */
-#define _GNU_SOURCE
-#include <arpa/inet.h>
+#include "child.h"
 #include <errno.h>
-#include <netinet/in.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
-
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103 /* include/uapi/linux/udp.h, Linux 4.18 */
-#endif
-#ifndef UDP_GRO
-#define UDP_GRO 104 /* Linux 5.0 */
-#endif
-#ifndef SOL_UDP
-#define SOL_UDP 17
-#endif
 
 enum {
-    MAX_COUNT = 1024,         /* datagrams a call */
-    MAX_SLOTS = 64,
-    MAX_PORTS = 2,
-    SLOT = 65536,             /* no UDP message, merged or not, is longer than 65535 */
-    PAYLOAD = 65507,          /* 65535 - 20 - 8: IPv4 total length less its and UDP's header */
-    RECEIVE_BUFFER = 32 << 20,
-    LIMIT_S = 60,             /* for one command, beyond its own duration */
-    IDLE_LIMIT_S = 900,       /* waiting for a command */
-    CALLS_A_LOOK = 16         /* calls between two looks at the clock */
+    MAX_COUNT = 8192,    /* datagrams a call */
+    MAX_TO = 1024,
+    MAX_SOCKETS = 2,
+    CALLS_A_LOOK = 16    /* calls between two looks at the clock */
 };
-
-struct result {
-    uint64_t datagrams, calls, measured, wrong;
-    double seconds, cpu;
-};
-
-static double now(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static void start(struct result *r)
-{
-    r->cpu = now(CLOCK_PROCESS_CPUTIME_ID); /* user and system, as getrusage, but in ns */
-    r->seconds = now(CLOCK_MONOTONIC);
-}
-
-static void stop(struct result *r)
-{
-    r->seconds = now(CLOCK_MONOTONIC) - r->seconds;
-    r->cpu = now(CLOCK_PROCESS_CPUTIME_ID) - r->cpu;
-}
-
-static void die(const char *what)
-{
-    fprintf(stderr, "ceiling: %s: %s\n", what, errno ? strerror(errno) : "wrong argument");
-    exit(1);
-}
-
-static long number(const char *text, long low, long high, const char *what)
-{
-    char *end;
-    long value = strtol(text, &end, 10);
-    if (*end || end == text || value < low || value > high) {
-        fprintf(stderr, "ceiling: %s %s, must be %ld to %ld\n", what, text, low, high);
-        exit(2);
-    }
-    return value;
-}
-
-static void *memory(size_t bytes)
-{
-    void *p = calloc(1, bytes ? bytes : 1);
-    if (!p)
-        die("memory");
-    return p;
-}
-
-static void print(const struct result *r)
-{
-    printf("{\"datagrams\": %llu, \"calls\": %llu, \"measured\": %llu, \"wrong\": %llu,"
-           " \"seconds\": %.9f, \"cpu\": %.9f}\n",
-           (unsigned long long)r->datagrams, (unsigned long long)r->calls,
-           (unsigned long long)r->measured, (unsigned long long)r->wrong, r->seconds, r->cpu);
-    fflush(stdout);
-}
 
 /* ---- sending ---- */
 
-struct train {
-    struct sockaddr_in to[MAX_PORTS];
+struct batch {
+    struct sockaddr_in to[MAX_TO];
+    uint64_t first[MAX_TO]; /* number of the next datagram, of each destination */
     struct mmsghdr messages[MAX_COUNT];
     struct iovec iov[MAX_COUNT];
-    union {
-        struct cmsghdr head;
-        char space[CMSG_SPACE(sizeof(uint16_t))];
-    } control[MAX_COUNT];
-    int sizes[MAX_COUNT]; /* datagrams of a message */
-    int n_messages, n_ports, fd;
+    union control control[MAX_COUNT];
+    int datagrams[MAX_COUNT]; /* of a message */
+    int n_messages, n_to, fd, marker;
+    struct sizes sizes;
+    int count, segments, gap; /* gap: bytes between buffers, as malloc leaves them */
+    uint8_t *memory;
 };
 
-static void add_message(struct train *t, int port, struct iovec *iov, int n_iov, int n, int size)
+/* Lay out one message of at most left datagrams for a destination; return how many it has. */
+static int add_message(struct batch *b, int to, int left, uint8_t **block, struct iovec **iov)
 {
-    struct msghdr *m = &t->messages[t->n_messages].msg_hdr;
-    m->msg_name = &t->to[port];
-    m->msg_namelen = sizeof t->to[port];
-    m->msg_iov = iov;
-    m->msg_iovlen = (size_t)n_iov;
-    if (n > 1) { /* never on a single datagram: some kernels refuse it */
-        struct cmsghdr *c = &t->control[t->n_messages].head;
-        uint16_t segment = (uint16_t)size;
-        m->msg_control = c;
-        m->msg_controllen = sizeof t->control[0];
-        c->cmsg_level = SOL_UDP;
-        c->cmsg_type = UDP_SEGMENT;
-        c->cmsg_len = CMSG_LEN(sizeof segment);
-        memcpy(CMSG_DATA(c), &segment, sizeof segment);
-    }
-    t->sizes[t->n_messages++] = n;
+    struct msghdr *m = &b->messages[b->n_messages].msg_hdr;
+    uint64_t i = b->first[to];
+    int segment = b->sizes.each[i % (uint64_t)b->sizes.n], bytes = 0, n = 0, size;
+    *m = (struct msghdr){.msg_name = &b->to[to], .msg_namelen = sizeof b->to[to], .msg_iov = *iov};
+    do { /* datagrams of one size, of which the last may be shorter */
+        size = b->sizes.each[i % (uint64_t)b->sizes.n];
+        if (size > segment || bytes + size > PAYLOAD)
+            break;
+        fill(*block, i++, size);
+        if (b->gap || !n)
+            (*iov)[m->msg_iovlen++] = (struct iovec){*block, (size_t)size};
+        else
+            (*iov)->iov_len += (size_t)size;
+        *block += b->gap ? (size + b->gap + 15) & ~15 : size;
+        bytes += size;
+        n++;
+    } while (n < left && n < b->segments && size == segment);
+    if (n > 1) /* never on a single datagram: some kernels refuse it */
+        set_segment(m, &b->control[b->n_messages], segment);
+    *iov += m->msg_iovlen;
+    b->first[to] = i;
+    b->datagrams[b->n_messages++] = n;
+    return n;
 }
 
-static void lay_out(struct train *t, int size, int count, int segments, int contiguous)
+static void lay_out(struct batch *b, int count)
 {
-    int longest = PAYLOAD / size < segments ? PAYLOAD / size : segments;
-    int used = 0;
-    for (int port = 0; port < t->n_ports; port++) {
-        int left = count / t->n_ports + (port < count % t->n_ports);
-        char *block = contiguous ? memory((size_t)left * (size_t)size) : NULL;
-        while (left) {
-            int n = left < longest ? left : longest;
-            struct iovec *iov = &t->iov[used];
-            if (contiguous) {
-                iov[0] = (struct iovec){block, (size_t)n * (size_t)size};
-                block += (size_t)n * (size_t)size;
-                used += 1;
-            } else {
-                for (int i = 0; i < n; i++)
-                    iov[i] = (struct iovec){memory((size_t)size), (size_t)size};
-                used += n;
-            }
-            add_message(t, port, iov, contiguous ? 1 : n, n, size);
-            left -= n;
-        }
-    }
+    struct iovec *iov = b->iov;
+    uint8_t *block = b->memory;
+    b->n_messages = 0;
+    for (int to = 0; to < b->n_to; to++)
+        for (int left = count / b->n_to + (to < count % b->n_to); left;)
+            left -= add_message(b, to, left, &block, &iov);
 }
 
-static void send_call(struct train *t, struct result *r)
+static void send_call(struct batch *b, struct result *r)
 {
     int done = 0;
-    while (done < t->n_messages) {
-        int sent = sendmmsg(t->fd, t->messages + done, (unsigned)(t->n_messages - done), 0);
+    while (done < b->n_messages) {
+        int sent = sendmmsg(b->fd, b->messages + done, (unsigned)(b->n_messages - done), 0);
         if (sent < 0) {
             if (errno == EINTR)
                 continue;
             die("sendmmsg");
         }
         for (int i = 0; i < sent; i++)
-            r->measured += (uint64_t)t->sizes[done + i];
+            r->measured += (uint64_t)b->datagrams[done + i];
         done += sent;
         r->calls++;
     }
 }
 
-static void send_main(int argc, char **argv)
+static void send_for(struct batch *b, double seconds, long calls, struct result *r)
 {
-    if (argc < 5 || argc > 4 + MAX_PORTS) {
-        fprintf(stderr, "usage: ceiling send SIZE COUNT SEGMENTS buffers|train PORT [PORT]\n");
+    start(r);
+    double end = r->seconds + seconds;
+    if (seconds > 0)
+        do
+            for (int i = 0; i < CALLS_A_LOOK; i++)
+                send_call(b, r);
+        while (now(CLOCK_MONOTONIC) < end);
+    else
+        for (long i = 0; i < calls; i++)
+            send_call(b, r);
+    stop(r);
+}
+
+static void send_patterns(struct batch *b, long total, struct result *r)
+{
+    memset(b->first, 0, sizeof b->first);
+    start(r);
+    for (long left = total; left > 0; left -= b->count) {
+        lay_out(b, left < b->count ? (int)left : b->count);
+        send_call(b, r);
+    }
+    stop(r);
+    memset(b->first, 0, sizeof b->first);
+    lay_out(b, b->count);
+}
+
+static void send_mark(struct batch *b, unsigned mark)
+{
+    nanosleep(&(struct timespec){.tv_nsec = BEFORE_MARK_NS}, NULL);
+    for (int i = 0; i < b->n_to; i++)
+        sendto(b->marker, ".", mark, 0, (struct sockaddr *)&b->to[i], sizeof b->to[i]);
+}
+
+static struct batch *open_batch(int argc, char **argv)
+{
+    struct batch *b = memory(sizeof *b);
+    b->sizes = sizes_of(argv[0]);
+    b->count = (int)number(argv[1], 1, MAX_COUNT, "count");
+    b->segments = (int)number(argv[2], 1, 128, "segments");
+    b->gap = strcmp(argv[3], "train") ? 16 : 0;
+    b->n_to = argc - 4;
+    for (int i = 0; i < b->n_to; i++)
+        b->to[i] = destination(argv[4 + i]);
+    b->fd = open_sender();
+    b->marker = open_sender();
+    b->memory = memory((size_t)b->count * (size_t)(b->sizes.longest + 2 * 16));
+    lay_out(b, b->count);
+    memset(b->first, 0, sizeof b->first);
+    return b;
+}
+
+void send_main(int argc, char **argv)
+{
+    if (argc < 5 || argc > 4 + MAX_TO) {
+        fprintf(stderr, "usage: ceiling send SIZE COUNT SEGMENTS buffers|train DEST...\n");
         exit(2);
     }
-    struct train *t = memory(sizeof *t);
-    int size = (int)number(argv[0], 1, PAYLOAD, "size");
-    int count = (int)number(argv[1], 1, MAX_COUNT, "count");
-    int segments = (int)number(argv[2], 1, 128, "segments");
-    t->n_ports = argc - 4;
-    for (int i = 0; i < t->n_ports; i++) {
-        t->to[i].sin_family = AF_INET;
-        t->to[i].sin_port = htons((uint16_t)number(argv[4 + i], 1, 65535, "port"));
-        t->to[i].sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    }
-    t->fd = socket(AF_INET, SOCK_DGRAM, 0);
-    if (t->fd < 0)
-        die("socket");
-    lay_out(t, size, count, segments, !strcmp(argv[3], "train"));
+    struct batch *b = open_batch(argc, argv);
     printf("{\"ports\": []}\n");
     fflush(stdout);
     char line[64];
-    while (alarm(IDLE_LIMIT_S), fgets(line, sizeof line, stdin)) {
+    while (next_command(line, sizeof line)) {
+        struct result r = {0};
         double seconds = 0;
         long calls = 0;
         unsigned mark = 0;
-        if (sscanf(line, "%lf %ld %u", &seconds, &calls, &mark) < 2 || seconds < 0 || seconds > 60
-            || mark > sizeof line) {
+        if (sscanf(line, "check %ld %u", &calls, &mark) > 0)
+            send_patterns(b, calls, &r);
+        else if (sscanf(line, "%lf %ld %u", &seconds, &calls, &mark) > 1 && seconds >= 0
+                 && seconds <= LIMIT_S / 2)
+            send_for(b, seconds, calls, &r);
+        else {
             errno = 0;
             die(line);
         }
-        alarm((unsigned)seconds + LIMIT_S);
-        struct result r = {0};
-        start(&r);
-        double end = r.seconds + seconds;
-        if (seconds > 0)
-            do
-                for (int i = 0; i < CALLS_A_LOOK; i++)
-                    send_call(t, &r);
-            while (now(CLOCK_MONOTONIC) < end);
-        else
-            for (long i = 0; i < calls; i++)
-                send_call(t, &r);
-        stop(&r);
-        for (int i = 0; i < t->n_ports; i++)
-            sendto(t->fd, line, mark, 0, (struct sockaddr *)&t->to[i], sizeof t->to[i]);
+        send_mark(b, mark > LONGEST_MARK ? LONGEST_MARK : mark);
         r.datagrams = r.measured;
         print(&r);
     }
@@ -239,138 +192,123 @@ static void send_main(int argc, char **argv)
 
 /* ---- receiving ---- */
 
-struct slots {
-    struct mmsghdr messages[MAX_SLOTS];
-    struct iovec iov[MAX_SLOTS];
-    struct sockaddr_storage from[MAX_SLOTS];
-    union {
-        struct cmsghdr head;
-        char space[64];
-    } control[MAX_SLOTS];
-    int n, size;
-};
-
-static int open_receiver(int *port)
+/* Count the datagrams of a message, or compare them with the patterns from *i on. */
+static long look(const uint8_t *data, int left, int segment, const struct sizes *sizes, uint64_t *i,
+                 struct result *r)
 {
-    int one = 1, bytes = RECEIVE_BUFFER, fd = socket(AF_INET, SOCK_DGRAM, 0);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof a;
-    if (fd < 0)
-        die("socket");
-    if (setsockopt(fd, SOL_UDP, UDP_GRO, &one, sizeof one))
-        die("UDP_GRO");
-    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof bytes))
-        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
-    if (bind(fd, (struct sockaddr *)&a, sizeof a) || getsockname(fd, (struct sockaddr *)&a, &length))
-        die("bind");
-    *port = ntohs(a.sin_port);
-    return fd;
+    if (!i) {
+        if (sizes->n == 1 && (segment != sizes->longest || left % segment))
+            r->wrong++;
+        return (left + segment - 1) / segment;
+    }
+    long n = 0;
+    for (; left > 0; left -= segment, data += segment, n++, ++*i) {
+        int size = left < segment ? left : segment;
+        r->wrong += size != sizes->each[*i % (uint64_t)sizes->n] || differs(data, *i, size);
+    }
+    return n;
 }
 
 /* Return the datagrams of one call; -1: nothing there.  *ended is set by the mark. */
-static long receive_call(struct slots *s, int fd, int flags, struct result *r, int *ended)
+static long receive_call(struct slots *s, int fd, int flags, const struct sizes *sizes, uint64_t *i,
+                         struct result *r, int *ended)
 {
-    for (int i = 0; i < s->n; i++) {
-        s->messages[i].msg_hdr.msg_namelen = sizeof s->from[i];
-        s->messages[i].msg_hdr.msg_controllen = sizeof s->control[i];
-    }
-    int got = recvmmsg(fd, s->messages, (unsigned)s->n, flags, NULL);
-    if (got < 0) {
-        if (errno == EAGAIN || errno == EINTR)
-            return -1;
-        die("recvmmsg");
-    }
+    int got = fill_slots(s, fd, flags);
+    if (got < 0)
+        return -1;
     long datagrams = 0;
     r->calls++;
-    for (int i = 0; i < got; i++) {
-        struct msghdr *m = &s->messages[i].msg_hdr;
-        int length = (int)s->messages[i].msg_len, segment = length;
-        for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c))
-            if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO)
-                memcpy(&segment, CMSG_DATA(c), sizeof segment);
-        if (!length)
+    for (int m = 0; m < got; m++) {
+        int length = (int)s->messages[m].msg_len, segment = segment_of(s, m);
+        int tail = length ? length % segment : 0; /* a forwarder may send the mark as a train's end */
+        if (length <= LONGEST_MARK || (tail && tail <= LONGEST_MARK)) {
             *ended = 1;
-        else {
-            if (segment != s->size || length % segment)
-                r->wrong++;
-            datagrams += (length + segment - 1) / segment;
+            length = length <= LONGEST_MARK ? 0 : length - tail;
         }
+        if (length)
+            datagrams += look(s->iov[m].iov_base, length, segment, sizes, i, r);
     }
     return datagrams;
 }
 
-static void receive(struct slots *s, const int *fds, int n_fds, int flags, int live, struct result *r)
+struct receiver {
+    struct slots *slots;
+    struct sizes sizes;
+    int fds[MAX_SOCKETS], ports[MAX_SOCKETS], n_fds, flags;
+};
+
+static void receive(struct receiver *v, int is_live, uint64_t *i, struct result *r)
 {
-    int ended[MAX_PORTS] = {0}, open = n_fds;
+    int ended[MAX_SOCKETS] = {0}, open = v->n_fds;
     start(r);
     while (open) {
-        for (int i = 0; i < n_fds; i++) {
-            if (ended[i])
+        for (int k = 0; k < v->n_fds; k++) {
+            if (ended[k])
                 continue;
-            long n = receive_call(s, fds[i], flags, r, &ended[i]);
+            long n = receive_call(v->slots, v->fds[k], v->flags, &v->sizes, i, r, &ended[k]);
             if (n >= 0) {
                 r->datagrams += (uint64_t)n;
-                if (live) {
-                    live = 0;
+                if (is_live) {
+                    is_live = 0;
                     start(r);
                 } else
                     r->measured += (uint64_t)n;
             }
-            if (ended[i])
+            if (ended[k])
                 open--;
         }
     }
     stop(r);
 }
 
-static void recv_main(int argc, char **argv)
+static void flush(struct receiver *v)
+{
+    for (int k = 0; k < v->n_fds; k++)
+        while (fill_slots(v->slots, v->fds[k], MSG_DONTWAIT) >= 0)
+            ;
+}
+
+void recv_main(int argc, char **argv)
 {
     if (argc < 3 || argc > 4) {
         fprintf(stderr, "usage: ceiling recv SIZE SLOTS sleep|spin [SOCKETS]\n");
         exit(2);
     }
-    struct slots *s = memory(sizeof *s);
-    s->size = (int)number(argv[0], 1, PAYLOAD, "size");
-    s->n = (int)number(argv[1], 1, MAX_SLOTS, "slots");
-    int flags = strcmp(argv[2], "spin") ? MSG_WAITFORONE : MSG_DONTWAIT;
-    int n_fds = argc == 4 ? (int)number(argv[3], 1, MAX_PORTS, "sockets") : 1;
-    int fds[MAX_PORTS], ports[MAX_PORTS] = {0};
-    for (int i = 0; i < s->n; i++) {
-        s->iov[i] = (struct iovec){memory(SLOT), SLOT};
-        s->messages[i].msg_hdr = (struct msghdr){.msg_name = &s->from[i], .msg_iov = &s->iov[i],
-                                                 .msg_iovlen = 1, .msg_control = &s->control[i]};
-    }
-    for (int i = 0; i < n_fds; i++)
-        fds[i] = open_receiver(&ports[i]);
-    if (n_fds == 1)
-        printf("{\"ports\": [%d]}\n", ports[0]);
-    else
-        printf("{\"ports\": [%d, %d]}\n", ports[0], ports[1]);
+    struct receiver v = {.sizes = sizes_of(argv[0]), .n_fds = 1};
+    v.slots = slots_of((int)number(argv[1], 1, MAX_SLOTS, "slots"));
+    v.flags = strcmp(argv[2], "spin") ? MSG_WAITFORONE : MSG_DONTWAIT;
+    if (argc == 4)
+        v.n_fds = (int)number(argv[3], 1, MAX_SOCKETS, "sockets");
+    for (int k = 0; k < v.n_fds; k++)
+        v.fds[k] = open_receiver(&v.ports[k]);
+    printf(v.n_fds == 1 ? "{\"ports\": [%d]}\n" : "{\"ports\": [%d, %d]}\n", v.ports[0], v.ports[1]);
     fflush(stdout);
     char line[64];
-    while (alarm(IDLE_LIMIT_S), fgets(line, sizeof line, stdin)) {
+    while (next_command(line, sizeof line)) {
         struct result r = {0};
-        int ignored = 0;
-        alarm(LIMIT_S);
-        if (!strncmp(line, "flush", 5)) {
-            for (int i = 0; i < n_fds; i++)
-                while (receive_call(s, fds[i], MSG_DONTWAIT, &r, &ignored) >= 0)
-                    ;
-        } else
-            receive(s, fds, n_fds, flags, !strncmp(line, "live", 4), &r);
+        uint64_t i = 0;
+        if (!strncmp(line, "flush", 5))
+            flush(&v);
+        else if (!strncmp(line, "check", 5))
+            receive(&v, 0, &i, &r);
+        else
+            receive(&v, !strncmp(line, "live", 4), NULL, &r);
         print(&r);
     }
 }
 
 int main(int argc, char **argv)
 {
-    if (argc > 1 && !strcmp(argv[1], "send"))
-        send_main(argc - 2, argv + 2);
-    else if (argc > 1 && !strcmp(argv[1], "recv"))
-        recv_main(argc - 2, argv + 2);
-    else {
-        fprintf(stderr, "usage: ceiling send|recv ..., see the top of ceiling.c\n");
-        return 2;
-    }
-    return 0;
+    static const struct {
+        const char *name;
+        void (*main)(int, char **);
+    } roles[] = {{"send", send_main}, {"recv", recv_main}, {"echo", echo_main},
+                 {"forward", forward_main}, {"ping", ping_main}};
+    for (size_t i = 0; argc > 1 && i < sizeof roles / sizeof *roles; i++)
+        if (!strcmp(argv[1], roles[i].name)) {
+            roles[i].main(argc - 2, argv + 2);
+            return 0;
+        }
+    fprintf(stderr, "usage: ceiling send|recv|echo|forward|ping ..., see the top of ceiling.c\n");
+    return 2;
 }

@@ -28,9 +28,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
-from contender import LOOPBACK, RECEIVE_BUFFER, commands, say
+from child import LOOPBACK, RECEIVE_BUFFER, commands, say
 
 from batching.asyncio import new_event_loop
+from batching.cli.aio import Sending
 from batching.cli.machine import force_receive_buffer
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -185,29 +186,6 @@ def receive(way: str, size: int) -> None:
 
 
 # ---- sending ----
-
-
-class Sending(asyncio.DatagramProtocol):
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self.writable = asyncio.Event()
-        self.writable.set()
-
-    def pause_writing(self) -> None:
-        self.writable.clear()
-
-    def resume_writing(self) -> None:
-        self.writable.set()
-
-    def error_received(self, exc: Exception) -> None:
-        self.error = exc
-
-    async def sent(self, transport: Transport) -> None:
-        """Wait until the kernel has everything."""
-        while cast(Any, transport).get_write_buffer_size():  # missing in typeshed's class
-            await asyncio.sleep(0)
-        if self.error is not None:
-            raise self.error
 
 
 def send(way: str, size: int, count: int, port: int) -> None:

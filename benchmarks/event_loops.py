@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from contender import LOOPBACK, RECEIVE_BUFFER
+from child import LOOPBACK, RECEIVE_BUFFER
 from event_loop import LAST, MARK, digest, is_here, samples
 from outcome import Outcome
 from process import Process, Result, python
@@ -70,7 +70,7 @@ def _outcomes(
     beside = {"wall": "CPU", "cpu": "wall"}[clock]
     return [
         Outcome(
-            f"{what} {goal.mine} / {goal.theirs}, {name}",
+            f"{what}: {goal.mine} / {goal.theirs}, {name}",
             [b / a for a, b in zip(ns(goal.mine), ns(goal.theirs), strict=True)],
             at_least=goal.at_least,
             at_most=goal.at_most,
@@ -112,11 +112,11 @@ def receive(setup: Setup, size: int) -> list[Outcome]:
             sender = stack.enter_context(Process([*feed, str(ports[0])], setup.cores[0]))
             sender.ports()
             _check_receiver(receiver, way, size, ports[0])
-            pairs[way] = (sender, receiver, ports)
+            pairs[way] = (sender, receiver)
         for number in range(setup.rounds + 1):  # the first warms up
             for way in in_turn(list(pairs), number):
-                sender, receiver, ports = pairs[way]
-                _, received = live(sender, receiver, ports, setup.seconds, MARK)
+                sender, receiver = pairs[way]
+                _, received = live(sender, receiver, setup.seconds, MARK)
                 emptied = prefilled(sender, receiver, calls, PREFILL_CYCLES, MARK)
                 if number:
                     lively[way].append(received)
@@ -124,7 +124,7 @@ def receive(setup: Setup, size: int) -> list[Outcome]:
     return [
         *_outcomes(f"{size} B receive", RECEIVE_GOALS, lively, "wall"),
         *_outcomes(f"{size} B receive", RECEIVE_GOALS, lively, "cpu"),
-        *_outcomes(f"{size} B receive, queued,", RECEIVE_GOALS, filled, "cpu"),
+        *_outcomes(f"{size} B receive, queued", RECEIVE_GOALS, filled, "cpu"),
     ]
 
 
@@ -161,7 +161,7 @@ def send(setup: Setup, size: int) -> list[Outcome]:
             _check_sender(senders[way], way, size)
         for number in range(setup.rounds + 1):
             for way in in_turn(list(senders), number):
-                sent, _ = live(senders[way], drain, ports, setup.seconds)
+                sent, _ = live(senders[way], drain, setup.seconds, b"")
                 if number:
                     results[way].append(sent)
     return [
@@ -205,9 +205,9 @@ def echo(setup: Setup, size: int) -> list[Outcome]:
         for number in range(setup.rounds + 1):
             for way in in_turn(list(servers), number):
                 server, port = servers[way]
-                before = _cpu(server)
+                before = server.cpu()
                 echoed = client.ask(f"{port} {setup.seconds}")
-                used = _cpu(server) - before
+                used = server.cpu() - before
                 if number:
                     n = echoed.measured
                     results[way].append(Result(n, 0, n, 0, echoed.seconds, used))
@@ -215,13 +215,6 @@ def echo(setup: Setup, size: int) -> list[Outcome]:
         *_outcomes(f"{size} B echo", ECHO_GOALS, results, "wall"),
         *_outcomes(f"{size} B echo", ECHO_GOALS, results, "cpu"),
     ]
-
-
-def _cpu(server: Process) -> float:
-    """Return the CPU seconds that a server has used."""
-    server.tell("cpu")
-    seconds: float = server.answer()["cpu"]
-    return seconds
 
 
 # ---- ping-pong ----
@@ -249,7 +242,7 @@ def latency(setup: Setup, size: int) -> list[Outcome]:
         for other, limit in ((STOCK, 1.05), ("stock64K", None), ("uvloop", None)):
             if other in times:
                 outcomes.append(_latency(f"{size} B {manner}", times[OURS], times[other], limit))
-                outcomes[-1].name += f" ours / {other}, p50"
+                outcomes[-1].name += f": ours / {other}, p50"
     return outcomes
 
 
@@ -260,6 +253,7 @@ def _latency(
         name,
         [a["p50"] / b["p50"] for a, b in zip(mine, theirs, strict=True)],
         at_most=limit,
+        less_is_better=True,
         detail={
             "us": median(a["p50"] for a in mine) / 1000,
             "other's": median(b["p50"] for b in theirs) / 1000,
@@ -274,8 +268,9 @@ def _latency(
 
 def quic(setup: Setup) -> list[Outcome]:
     """Compare aioquic's transfers, client and server on loops of a kind."""
-    if importlib.util.find_spec("aioquic") is None:
-        print("  aioquic is not installed", flush=True)
+    needed = ("aioquic", "trustme")
+    if lacking := [name for name in needed if importlib.util.find_spec(name) is None]:
+        print(f"  not installed: {', '.join(lacking)}", flush=True)
         return []
     is_quick = setup.rounds <= 3
     rounds = min(setup.rounds, 5)  # a transfer takes seconds
@@ -302,10 +297,10 @@ def quic(setup: Setup) -> list[Outcome]:
                 amount_now = amount if number else max(1, amount // 100)
                 for way in in_turn(ways, number):
                     server, client = ends[way]
-                    before = _cpu(server)
+                    before = server.cpu()
                     client.tell(f"{what} {amount_now}")
                     answer = client.answer(QUIC_LIMIT_S)
-                    used = _cpu(server) - before
+                    used = server.cpu() - before
                     if number:
                         wall[what, way].append(answer["seconds"])
                         cpu[what, way].append(answer["cpu"] + used)
@@ -317,7 +312,7 @@ def quic(setup: Setup) -> list[Outcome]:
             mine, theirs = wall[what, OURS], wall[what, other]
             outcomes.append(
                 Outcome(
-                    f"aioquic {what} ours / {other}, rate",
+                    f"aioquic {what}: ours / {other}, rate",
                     [b / a for a, b in zip(mine, theirs, strict=True)],
                     at_least=goal if other == STOCK else None,
                     detail={

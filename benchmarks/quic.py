@@ -18,15 +18,12 @@ import ssl
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import trustme
 from aioquic.asyncio import connect, serve
 from aioquic.quic.configuration import QuicConfiguration
-from contender import LOOPBACK, commands, say
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from child import LOOPBACK, commands, say
 from event_loop import FACTORIES, answer_cpu
 
 MESSAGE = 100  # bytes
@@ -37,33 +34,6 @@ def content(length: int) -> bytes:
     """Return bytes that do not repeat within a packet's reach."""
     block = random.Random(1).randbytes(1_000_003)
     return (block * (length // len(block) + 1))[:length]
-
-
-def make_certificate(directory: Path) -> tuple[Path, Path]:
-    """Write a certificate for nobody in particular, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    chain, private = directory / "chain.pem", directory / "key.pem"
-    chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return chain, private
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -89,9 +59,13 @@ def serve_forever(way: str) -> None:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
+    configuration = QuicConfiguration(is_client=False)
     with tempfile.TemporaryDirectory() as directory:
-        configuration = QuicConfiguration(is_client=False)
-        configuration.load_cert_chain(*make_certificate(Path(directory)))
+        chain, key = Path(directory) / "chain.pem", Path(directory) / "key.pem"
+        certificate = trustme.CA().issue_cert("localhost")
+        certificate.cert_chain_pems[0].write_to_path(chain)
+        certificate.private_key_pem.write_to_path(key)
+        configuration.load_cert_chain(chain, key)
     server = loop.run_until_complete(
         serve(LOOPBACK, 0, configuration=configuration, stream_handler=handle)
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 
-from contender import LOOPBACK, PAYLOAD, RECEIVE_BUFFER, commands, say
+from child import LOOPBACK, PAYLOAD, RECEIVE_BUFFER, commands, say
 
 import batching
 
@@ -26,7 +26,7 @@ class Returns:
 
     def __init__(self, block: bytes, size: int) -> None:
         # A train that comes back may be longer than those that were sent, by what GRO merges.
-        self._expected = memoryview(block * 3)
+        self._expected = block * 3
         self._length = len(block)
         self._size = size
         self._at = 0
@@ -37,7 +37,8 @@ class Returns:
         n, rest = divmod(data.nbytes, self._size)
         if rest or n != len(train):
             raise RuntimeError(f"{data.nbytes} bytes came back as {len(train)} datagrams")
-        if data != self._expected[self._at : self._at + data.nbytes]:
+        # As bytes: views are compared one element after the other.
+        if data.tobytes() != self._expected[self._at : self._at + data.nbytes]:
             raise RuntimeError("what came back is not what was sent")
         self._at = (self._at + data.nbytes) % self._length
         return n

@@ -25,7 +25,7 @@ LAYERS = (
     ("cli", "__main__"),
     ("asyncio", "anyio"),
     ("_transport*",),
-    ("_conn*", "_open"),
+    ("_conn*", "_open", "_steering"),
     ("_sender*", "_receiver*", "packetconn"),
     ("_waiter*", "_errqueue", "_lessons", "_routes", "segments"),
     ("_peers", "_backend"),

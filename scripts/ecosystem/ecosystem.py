@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 import http3
+import keys
 import names
 from programs import ExchangeError
 from suite import MissingToolError, SetupError, Suite, read_suites
@@ -22,6 +23,7 @@ _HEAD = ("suite", "version", "stock", "ours", "endpoints", "difference")
 _EXCHANGES: Final = {  # and how much of each, in full and quickly
     "http3": (http3.run, 100_000_000, 10_000_000),
     "dns": (names.run, 100_000, 10_000),
+    "keys": (keys.run, 1_000, 100),
 }
 
 
@@ -29,7 +31,7 @@ def main() -> int:
     suites = {suite.name: suite for suite in read_suites()}
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*suites, *_EXCHANGES]))
-    parser.add_argument("--quick", action="store_true", help="a tenth of http3 and dns")
+    parser.add_argument("--quick", action="store_true", help="a tenth of each exchange")
     arguments = parser.parse_args()
     wanted = arguments.names or [*suites, *_EXCHANGES]
     if unknown := set(wanted) - set(suites) - set(_EXCHANGES):

@@ -17,6 +17,8 @@ _REQUIREMENTS: Final = [
     "cryptography==50.0.2",
     "dnspython==2.9.2",
     "hypercorn[h3]==0.18.0",
+    "kademlia==2.2.3",
+    "trustme==1.2.1",
 ]
 
 
@@ -37,6 +39,9 @@ class Programs:
         """Run one of ours to its end; return what it printed last."""
         process = self._start([self._python, HERE / "exchange" / f"{program}.py", *arguments])
         return self.end(process, program)
+
+    def run_module(self, module: str, *arguments: object) -> str:
+        return self.end(self._start([self._python, "-m", module, *arguments]), module)
 
     def start(self, program: str, *arguments: object) -> subprocess.Popen[str]:
         return self._start([self._python, HERE / "exchange" / f"{program}.py", *arguments])

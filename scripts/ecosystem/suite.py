@@ -13,7 +13,7 @@ import tarfile
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from run import Run
@@ -46,6 +46,7 @@ class Suite:
     keep: list[str]
     tests: list[str]
     options: list[str] = field(default_factory=list)
+    runner: list[str] = field(default_factory=lambda: RUNNER)
     leave_out: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -62,7 +63,7 @@ class Suite:
         """Fetch, unpack, install; what was done before is not done again."""
         self.home.mkdir(parents=True, exist_ok=True)
         self._unpack(self._fetch())
-        wanted = [f"{self.name}=={self.version}", *RUNNER, *self.requirements]
+        wanted = [f"{self.name}=={self.version}", *self.runner, *self.requirements]
         make_venv(self.home / "venv", wanted)
 
     def _fetch(self) -> Path:
@@ -83,7 +84,7 @@ class Suite:
             archive.extraction_filter = tarfile.data_filter
             for member in archive:
                 _, _, path = member.name.partition("/")
-                if path.partition("/")[0] in self.keep:
+                if any(PurePosixPath(path).is_relative_to(kept) for kept in self.keep):
                     member.name = path
                     archive.extract(member, tree)
         if "pyproject.toml" not in self.keep:

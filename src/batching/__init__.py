@@ -18,6 +18,7 @@ from ._backend import Message
 from ._conn import Conn
 from ._errors import SendBlocked, SendError, SendTimeout, UDPGSODisabledError
 from ._open import IDEAL_BATCH_SIZE, min_control_message_size, open_conn, try_upgrade_to_conn
+from ._steering import steer
 from .geneve import (
     GENEVE_FIXED_HEADER_LENGTH,
     GENEVE_PROTOCOL_DISCO,
@@ -53,5 +54,6 @@ __all__ = [
     "listen_udp",
     "min_control_message_size",
     "open_conn",
+    "steer",
     "try_upgrade_to_conn",
 ]

@@ -77,6 +77,14 @@ class Receiver:
             if slots.has_pending:
                 self._descriptor.kick()
 
+    def batch_at_once(self) -> list[tuple[bytes, Address]]:
+        """Return what one attempt brings; nothing if it brings nothing, whatever the timeout."""
+        slots = self.slots
+        pending, error = slots.attempt(self._descriptor)
+        if error and error not in WOULD_BLOCK:
+            self._raise_for(error)
+        return slots.take() if pending else []
+
     def segments(self) -> list[Segments]:
         """Return trains, one at least."""
         slots, waiter = self.slots, self._waiter

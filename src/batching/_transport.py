@@ -37,6 +37,7 @@ class DatagramTransport(SendingTransport):
         super().__init__(loop, *arguments, **extra)
         self._ready: deque[asyncio.Handle] | None = getattr(loop, "_ready", None)
         self._burst: Iterator[tuple[bytes, Address]] | None = None  # what is left of it
+        self._receive = self._conn._receiver.batch_at_once
         self._is_going_on = False  # a handle for it waits in the loop
 
     def _add_reader(self, fd: int, callback: Any, *arguments: Any) -> None:
@@ -53,23 +54,24 @@ class DatagramTransport(SendingTransport):
         if self._conn_lost or self._burst is not None:  # what is left goes on by itself
             return
         try:
-            batch = self._conn.recv_batch()
-        except (BlockingIOError, InterruptedError):
-            self._renew_soon()
-            return
+            batch = self._receive()
         except OSError as exc:
             if self._conn.pending:  # the kernel knows nothing of it
                 self._go_on_soon()
             self._renew_soon()
             self._protocol.error_received(exc)
-            return
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:  # noqa: BLE001 - as CPython's own
             self._fatal_error(exc, "Fatal read error on datagram transport")
-            return
-        self._burst = iter(batch)
-        self._deliver(self._burst)
+        else:
+            if len(batch) == 1 and not self._takes_batches:
+                self._deliver_lone(*batch[0])
+            elif batch:
+                self._burst = iter(batch)
+                self._deliver(self._burst)
+            else:
+                self._renew_soon()
 
     def _go_on_soon(self) -> None:
         if not self._is_going_on:
@@ -87,6 +89,16 @@ class DatagramTransport(SendingTransport):
             else:
                 self._deliver(self._burst)
 
+    def _deliver_lone(self, data: bytes, addr: Address) -> None:
+        """As _deliver, of which little is left for a single datagram."""
+        self._in_burst, self._has_sent = True, False
+        try:
+            self._protocol.datagram_received(data, addr)
+        finally:
+            self._in_burst = False
+            if self._deferred:
+                self._flush()
+
     def _deliver(self, burst: Iterator[tuple[bytes, Address]]) -> None:
         """Give the protocol one datagram, and more while nothing else is ready."""
         ready, loop = self._ready, self._loop
@@ -102,6 +114,7 @@ class DatagramTransport(SendingTransport):
                     self._protocol.datagram_received(data, addr)
                     if self._closing or self._paused or self._takes_batches:
                         break
+                    # Even if none is left: the reader, due in this turn too, would get ahead.
                     if ready is None or loop._stopping or (ready and _is_another_ready(ready)):
                         break
                     if not n % _LOOK_EVERY and clock_ns() > end_ns:

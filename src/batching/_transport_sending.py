@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import weakref
+from _thread import get_ident
 from asyncio import constants, selector_events
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,32 +72,25 @@ class SendingTransport(PlainTransport):
         self._sent_at = 0  # time.perf_counter_ns()
         self._is_flush_due = False
         self._deferred: list[Item] = []
-        self._next_addr: Any = _NOBODY  # one that may wait, while anything waits
-        self._known: dict[int, Any] = {}  # such addresses by their ids; they live here
+        self._known: dict[int, Any] = {}  # numeric addresses by their ids; they live here
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """Leave to the parent, in a forked child, what waits."""
-        self._deferred, self._next_addr = [], _NOBODY
+        self._deferred = []
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        # Another one for an address that was looked at; what waits has left nothing else to ask.
+        waiting = self._deferred
         if (
-            addr is self._next_addr
+            waiting  # and so nothing else is to be asked but who and where
+            and (addr is waiting[-1][1] or self._known.get(id(addr), _NOBODY) is addr)
             and type(data) is bytes
             and data
-            and _running_loop() is self._runs_in  # else nobody might flush soon
+            and get_ident() == self._loop._thread_id  # else nobody might flush soon
         ):
-            self._deferred.append((data, addr))
-            if len(self._deferred) >= _MAX_DEFERRED:
-                self._flush_here()
-        elif (
-            self._deferred
-            and addr is not self._next_addr
-            and self._known.get(id(addr), _NOBODY) is addr
-        ):
-            self._next_addr = addr
-            SendingTransport.sendto(self, data, addr)  # the instance's may be another
+            waiting.append((data, addr))
+            if len(waiting) >= _MAX_DEFERRED:
+                self._flush()
         else:
             self._send(data, addr)
 
@@ -115,18 +109,20 @@ class SendingTransport(PlainTransport):
             self._note_lost()
             return
         if not self._buffer:
-            if _running_loop() is self._runs_in:
-                if self._is_same_turn() and is_contiguous(data) and self._is_numeric(addr):
-                    self._defer(data, addr)
-                    return
-                if self._deferred:
-                    self._flush()
-            elif not self._runs_in.is_running():  # else another thread, which must not flush
-                self._flush()
+            if self._is_same_turn() and self._can_wait(data, addr):
+                self._defer(data, addr)
+                return
+            if self._deferred:
+                self._make_way()
         if not self._buffer and self._send_now(data, addr):
             return
         self._keep(bytes(data), addr)
         self._maybe_pause_protocol()
+
+    def _make_way(self) -> None:
+        """Send what waits, before what cannot."""
+        if _running_loop() is self._runs_in or not self._runs_in.is_running():
+            self._flush()  # else this is another thread, which must not
 
     def _note_lost(self) -> None:
         if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
@@ -157,10 +153,16 @@ class SendingTransport(PlainTransport):
         if self._in_burst:
             has_sent, self._has_sent = self._has_sent, True
             return has_sent
-        now = clock_ns()
-        is_same = now - self._sent_at < _SAME_TURN_NS
-        self._sent_at = now
-        return is_same
+        before, self._sent_at = self._sent_at, clock_ns()
+        return self._sent_at - before < _SAME_TURN_NS
+
+    def _can_wait(self, data: Any, addr: Any) -> bool:
+        """Tell whether it may be sent at the end of the turn, by a batch."""
+        return (
+            _running_loop() is self._runs_in  # else the end may be far
+            and is_contiguous(data)
+            and self._is_numeric(addr)
+        )
 
     def _is_numeric(self, addr: Any) -> bool:
         """Tell whether a batch sends to it what ``socket.sendto`` would."""
@@ -181,12 +183,10 @@ class SendingTransport(PlainTransport):
         # What waits must not change.
         data = data if type(data) is bytes else bytes(memoryview(data))
         self._deferred.append((data, None if self._is_peer_fixed else addr))
-        if self._is_peer_fixed:
-            self._next_addr = None
-        elif type(addr) is tuple:
+        if type(addr) is tuple and not self._is_peer_fixed:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            self._known[id(addr)] = self._next_addr = addr
+            self._known[id(addr)] = addr
         if len(self._deferred) >= _MAX_DEFERRED:
             self._flush()
         elif not self._in_burst and not self._is_flush_due:
@@ -205,7 +205,7 @@ class SendingTransport(PlainTransport):
         """Send what waits for the end of the turn."""
         if not self._deferred:
             return
-        waiting, self._deferred, self._next_addr = self._deferred, [], _NOBODY
+        waiting, self._deferred = self._deferred, []
         errors, unsent = self._send_batch(waiting)
         for item in unsent:
             self._keep(*item)

@@ -11,6 +11,7 @@ import contextvars
 import selectors
 import socket
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable
@@ -126,6 +127,11 @@ class _LoopView:
     @property
     def _debug(self) -> bool:
         return self._loop.get_debug()
+
+    @property
+    def _thread_id(self) -> int | None:
+        """The present thread if the loop runs in it."""
+        return threading.get_ident() if asyncio._get_running_loop() is self._loop else None
 
 
 class _Endpoints(_LoopView):

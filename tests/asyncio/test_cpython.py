@@ -7,6 +7,7 @@ a plain socket; all else in the transport is as it ever is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 import unittest
 import warnings
@@ -39,11 +40,14 @@ class PlainConn:
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
+        self._receiver = self
         self._sender = mock.Mock()
         self._sender.peers.get.side_effect = ValueError("no address is numeric")
 
-    def recv_batch(self) -> list[Any]:
-        return [self._sock.recvfrom(65536)]
+    def batch_at_once(self) -> list[Any]:
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            return [self._sock.recvfrom(65536)]
+        return []
 
     def send_batch(self, batch: list[Any]) -> None:
         for data, addr in batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from typing import Any
 
 from loopback import HOST, needs_ipv6, needs_room
@@ -156,8 +157,7 @@ async def empty_datagrams_are_as_the_version_has_them(stage: Stage) -> None:
     for data in (b"", b"x", b"", b"", b"y", bytearray(), memoryview(b"")):
         a.call("sendto", data, to)
     a.call("sendto", b"last", to)
-    await stage.collect(3)
-    assert stage.notes["sink"][2:3]
+    await stage.collect(8 if sys.version_info >= (3, 13) else 3)
 
 
 @scenarios

@@ -16,6 +16,7 @@ from batching.asyncio import new_event_loop
 from .ends import before_end, bind, steps
 
 __all__ = [
+    "Sending",
     "receive_asyncio",
     "receive_batching",
     "receive_batching_lists",
@@ -68,7 +69,7 @@ def _uvloop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-class _Sending(asyncio.DatagramProtocol):
+class Sending(asyncio.DatagramProtocol):
     """Keeps what went wrong, and whether the transport may be written to."""
 
     def __init__(self) -> None:
@@ -77,13 +78,24 @@ class _Sending(asyncio.DatagramProtocol):
         self.writable.set()
 
     def pause_writing(self) -> None:
+        """Let whoever writes wait."""
         self.writable.clear()
 
     def resume_writing(self) -> None:
+        """Let them go on."""
         self.writable.set()
 
     def error_received(self, exc: Exception) -> None:
+        """Keep the error for ``sent``."""
         self.error = exc
+
+    async def sent(self, transport: asyncio.DatagramTransport) -> None:
+        """Wait until the kernel has everything."""
+        waiting = cast(Any, transport).get_write_buffer_size  # missing in typeshed's class
+        while waiting():
+            await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
 
 
 def _send(
@@ -92,20 +104,16 @@ def _send(
     datagrams = [bytes(size) for _ in range(batch)]
     rounds = max(1, _BURST // 2 // batch)
 
-    async def burst(transport: asyncio.DatagramTransport, protocol: _Sending) -> None:
+    async def burst(transport: asyncio.DatagramTransport, protocol: Sending) -> None:
         for _ in range(rounds):
             for data in datagrams:
                 transport.sendto(data, to)
             await asyncio.sleep(0)
             await protocol.writable.wait()
-        waiting = cast(Any, transport).get_write_buffer_size  # missing in typeshed's class
-        while waiting():  # counted once the kernel has it
-            await asyncio.sleep(0)
-        if protocol.error is not None:
-            raise protocol.error
+        await protocol.sent(transport)  # counted once the kernel has it
 
-    async def open_() -> tuple[asyncio.DatagramTransport, _Sending]:
-        return await loop.create_datagram_endpoint(_Sending, local_addr=("127.0.0.1", 0))
+    async def open_() -> tuple[asyncio.DatagramTransport, Sending]:
+        return await loop.create_datagram_endpoint(Sending, local_addr=("127.0.0.1", 0))
 
     transport, protocol = loop.run_until_complete(open_())
     try:

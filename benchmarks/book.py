@@ -1,0 +1,63 @@
+"""All that a run has found: what is written as JSON, and what the report is made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from contest import Table
+from outcome import Outcome
+
+
+@dataclass(slots=True)
+class Book:
+    """What was found, group by group, and on what."""
+
+    date: str
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    peers: dict[str, str] = field(default_factory=dict)
+    """The version of each, or why it is not there."""
+    tables: dict[str, list[Table]] = field(default_factory=dict)
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Of groups, and whether the run was interrupted."""
+
+    def add(self, group: str, found: Table | Outcome) -> None:
+        if isinstance(found, Table):
+            self.tables.setdefault(group, []).append(found)
+        else:
+            self.outcomes.setdefault(group, []).append(found)
+
+    def all_tables(self) -> Iterator[Table]:
+        for tables in self.tables.values():
+            yield from tables
+
+    def judged(self) -> list[Outcome]:
+        """Return the outcomes that have a goal."""
+        return [found for group in self.outcomes.values() for found in group if found.goal]
+
+    def write(self, path: Path) -> None:
+        content = {
+            "date": self.date,
+            "machine": self.machine,
+            "settings": self.settings,
+            "peers": self.peers,
+            "tables": {name: [each.as_dict() for each in t] for name, t in self.tables.items()},
+            "outcomes": {name: [each.as_dict() for each in o] for name, o in self.outcomes.items()},
+            "failures": self.failures,
+        }
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Book:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for name, kind in (("tables", Table), ("outcomes", Outcome)):
+            content[name] = {
+                group: [kind.from_dict(each) for each in found]
+                for group, found in content[name].items()
+            }
+        return cls(**content)

@@ -1,0 +1,1 @@
+"""The peers that are not Python: their sources, and how they are built."""

@@ -1,0 +1,218 @@
+"""docs/benchmarks.md: what a run found stands between markers, and what is written by hand stays.
+
+python benchmarks/report.py FILE.json    write it anew from what a run has written with --json
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+import plots
+from book import Book
+from contest import Row, Table
+from goals import CPU, QUEUED, RATE
+from losses import Loss, losses
+from outcome import Outcome, short
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+TITLES = {
+    "send": "Sending",
+    "receive": "Receiving",
+    "echo": "Echo",
+    "forward": "Forwarding",
+    "ping": "Request and response",
+    "pair": "Both ends of one peer",
+    "paths": "Longer paths",
+}
+BEGIN, END = "<!-- begin: {} -->", "<!-- end: {} -->"
+
+
+def write(book: Book, document: Path = DOCUMENT) -> None:
+    """Replace what stands between the markers; draw the plots beside it."""
+    drawn = plots.draw(book, document.with_suffix(""))
+    text = document.read_text(encoding="utf-8")
+    sections = {
+        "machine": machine(book),
+        "goals": goals(book),
+        "losses": where_we_lose(book),
+        "tables": tables(book, drawn),
+    }
+    for name, content in sections.items():
+        text = replaced(text, name, content)
+    document.write_text(text, encoding="utf-8")
+
+
+def replaced(text: str, name: str, content: str) -> str:
+    """Return a text with something else between the markers of a section.
+
+    Raises:
+        ValueError: There is not one such section.
+    """
+    parts = re.split(f"({re.escape(BEGIN.format(name))}|{re.escape(END.format(name))})", text)
+    if len(parts) != 5:
+        raise ValueError(f"{len(parts) // 4} sections called {name}, must be one")
+    before, begin, _, end, after = parts
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table as Markdown has it."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
+
+
+# ---- what it was measured on ----
+
+
+def machine(book: Book) -> str:
+    facts = book.machine
+    settings = book.settings
+    offload = f"GSO {'on' if facts['gso'] else 'off'}, GRO {'on' if facts['gro'] else 'off'}"
+    where = (
+        f"{book.date[:10]}, {facts['processor']}, {facts['cpus']} cores; {facts['kernel']};"
+        f" {facts['python']}; batching {facts['versions']['batching']}, {facts['backend']}"
+        f" back end, {offload}, {facts['max_segments']} segments a train."
+    )
+    how = (
+        f"{settings['rounds']} rounds of {settings['seconds']} s; sender on core"
+        f" {settings['cores'][0]}, receiver on core {settings['cores'][1]}."
+    )
+    peers = table(("peer", "version, or why it is missing"), book.peers.items())
+    failed = [f"**{name} failed:** {reason}." for name, reason in book.failures.items()]
+    return "\n\n".join([f"{where}\n{how}", peers, *failed])
+
+
+# ---- goals and losses ----
+
+
+def goals(book: Book) -> str:
+    judged = book.judged()
+    met = sum(found.met is True for found in judged)
+    rows = (
+        (
+            found.name,
+            f"{short(found.median)} {found.unit}".strip(),
+            found.spread,
+            found.goal.replace(">=", "≥").replace("<=", "≤"),
+            "met" if found.met else "**missed**",
+        )
+        for found in judged
+    )
+    head = ("what", "median", "spread", "goal", "")
+    return f"{met} of {len(judged)} goals are met.\n\n{table(head, rows)}"
+
+
+def where_we_lose(book: Book) -> str:
+    base = [loss for each in book.all_tables() if each.work.is_base for loss in losses(each)]
+    others = [loss for each in book.all_tables() if not each.work.is_base for loss in losses(each)]
+    behind = [found for group in book.outcomes.values() for found in group if found.is_behind]
+    parts = [
+        _losses(base),
+        folded("Other sizes, batches, destinations and paths", _losses(others)),
+        folded("Ratios of the other comparisons", _ratios(behind)),
+    ]
+    return "\n\n".join(parts)
+
+
+def _losses(found: list[Loss]) -> str:
+    rows = (
+        (
+            loss.work,
+            loss.mine,
+            loss.clock,
+            ", ".join(f"{name} ({short(ratio)})" for name, ratio in loss.ahead.items()),
+        )
+        for loss in found
+    )
+    return table(("work", "of ours", "judged by", "behind (ratio)"), rows) if found else "Nowhere."
+
+
+def _ratios(found: list[Outcome]) -> str:
+    rows = ((each.name, short(each.median), each.spread) for each in found)
+    return table(("what", "median", "spread"), rows) if found else "None."
+
+
+# ---- tables ----
+
+
+def tables(book: Book, drawn: dict[str, list[str]]) -> str:
+    parts = []
+    for group, found in book.tables.items():
+        parts.append(f"### {TITLES.get(group, group)}")
+        parts += [f"![{name}](benchmarks/{name}.svg)" for name in drawn.get(group, [])]
+        shown = [each for each in found if each.work.is_base] or found
+        parts += [_table(each) for each in shown]
+        rest = [_table(each) for each in found if each not in shown]
+        if rest:
+            parts.append(folded("Varied", "\n\n".join(rest)))
+    return "\n\n".join(parts)
+
+
+def _table(found: Table) -> str:
+    title = f"**{found.work.name}**"
+    if found.failure:
+        return f"{title}: not measured: {found.failure}"
+    columns = PINGS if found.work.role == "ping" else FLOWS
+    if not any(row.has(QUEUED) for row in found.rows):
+        columns = {name: each for name, each in columns.items() if name != "CPU ns, queued"}
+    size = found.work.mean_size
+    rows = (_row(row, columns, size) for row in found.rows)
+    return f"{title}\n\n{table(('contender', *columns), rows)}"
+
+
+def _row(row: Row, columns: dict[str, str], size: float) -> Iterator[str]:
+    yield row.contender
+    if row.failure:
+        yield from (f"failed: {row.failure}", *[""] * (len(columns) - 1))
+        return
+    for column in columns.values():
+        yield _cell(row, column, size)
+
+
+FLOWS = {
+    "datagrams/s": "rate",
+    "Gb/s": "gb",
+    "CPU ns": CPU,
+    "CPU ns, queued": QUEUED,
+    "other end's CPU ns": "other cpu ns",
+    "MiB": "mib",
+    "loss %": "loss",
+}
+PINGS = {
+    "p50 µs": "p50",
+    "p99 µs": "p99",
+    "p99.9 µs": "p999",
+    "CPU ns": CPU,
+    "echo's CPU ns": "other cpu ns",
+    "MiB": "mib",
+}
+
+
+def _cell(row: Row, column: str, size: float) -> str:
+    """Return a column's value: a median of the rounds."""
+    if column == "rate":
+        return f"{1e9 / row.median(RATE):,.0f}"
+    if column == "gb":
+        return short(8 * size / row.median(RATE))
+    if column == "mib":
+        return f"{row.resident_kib / 1024:.1f}"
+    if column == "loss":
+        arrived = sum(sample["received"] for sample in row.samples)
+        return f"{100 * (1 - arrived / max(1, sum(sample['sent'] for sample in row.samples))):.1f}"
+    if column in ("p50", "p99", "p999"):
+        return f"{row.median(column) / 1000:.1f}"
+    return short(row.median(column)) if row.has(column) else ""
+
+
+if __name__ == "__main__":
+    write(Book.read(Path(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Programs that show what batching is for, each in one file."""
