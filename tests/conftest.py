@@ -50,9 +50,9 @@ def pytest_report_header() -> str:
     )
 
 
-@pytest.fixture(params=[FORCED] if FORCED else AVAILABLE)
+@pytest.fixture(params=[FORCED or AVAILABLE[0]])
 def backend(request: pytest.FixtureRequest) -> ModuleType:
-    """Give the module of a back end; the test runs once with each that the run is about."""
+    """Give the module of the back end that the run is about."""
     return importlib.import_module(MODULES[request.param])
 
 

@@ -94,6 +94,22 @@ class FakePlan:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._plan, name)
 
+    def dispatch(self, descriptor: Any, *items: Any) -> int:
+        self._plan.load(*items)
+        return self._depart(descriptor)
+
+    def dispatch_to(self, descriptor: Any, *items: Any) -> int:
+        self._plan.load_to(*items)
+        return self._depart(descriptor)
+
+    def dispatch_segments(self, descriptor: Any, items: Any, peer: Any) -> int:
+        self._plan.load_segments(items, 0, peer)
+        return self._depart(descriptor)
+
+    def _depart(self, descriptor: Any) -> int:
+        _, failure = self.attempt(descriptor)
+        return failure if failure or self.left else -1  # what is held is let go of by the next load
+
     def attempt(self, descriptor: Any, limit: int = 1024) -> tuple[int, int]:
         return self._kernel.attempt(self, descriptor, limit)
 

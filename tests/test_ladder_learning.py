@@ -82,40 +82,44 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes(
 
 
 def test_list_of_several_windows_goes_out_whole_and_in_order(backend: Any) -> None:
+    n = backend.WINDOW + 500
     with scene(backend) as on:
-        items = [(bytes([i % 7]), on.all[i % 3]) for i in range(2500)]
+        items = [(bytes([i % 7]), on.all[i % 3]) for i in range(n)]
         assert on.send(items) is None
-        assert on.kernel.items() == list(range(2500))
+        assert on.kernel.items() == list(range(n))
 
 
 def test_later_windows_heed_what_an_earlier_one_taught(backend: Any) -> None:
-    with scene(backend, rule=no_trains) as on:
-        assert on.send([(b"data", on.a)] * 2050) is None
+    with scene(backend) as on:
+        on.kernel.rule = lambda to, size: no_trains(to, size) if to == on.a else 0
+        between = [(b"data", on.b)] * (backend.WINDOW - 2)
+        assert on.send([(b"data", on.a)] * 2 + between + [(b"data", on.a)] * 2) is None
         assert len(on.kernel.refused) == 1
         assert on.conn.stats().gso_fallbacks == {"EIO": 1}
 
 
 def test_failure_in_a_later_window_has_the_index_of_the_whole_list(backend: Any) -> None:
+    first, second = backend.WINDOW + 200, backend.WINDOW + 400
     with scene(backend) as on:
         on.kernel.rule = lambda to, _: errno.EPERM if to == on.c else 0
-        items = [(b"data", on.a)] * 1500
-        items[1200] = items[1400] = (b"data", on.c)
+        items = [(b"data", on.a)] * (backend.WINDOW + 500)
+        items[first] = items[second] = (b"data", on.c)
         error = on.send(items)
         assert error
-        assert all_errnos(error) == {1200: errno.EPERM, 1400: errno.EPERM}
-        assert error.sent == 1498
+        assert all_errnos(error) == {first: errno.EPERM, second: errno.EPERM}
+        assert error.sent == len(items) - 2
 
 
 def test_block_in_a_later_window_leaves_the_rest_of_all_unsent(backend: Any) -> None:
-    n_first = 1024 // 64
-    with scene(backend, (n_first, 0), (3, errno.EAGAIN), timeout=0.0) as on:
-        items = [(b"data", on.a)] * 3000
+    n = backend.WINDOW + 2000
+    with scene(backend, (backend.WINDOW // 64, 0), (3, errno.EAGAIN), timeout=0.0) as on:
+        items = [(b"data", on.a)] * n
         error = on.send(items)
         assert isinstance(error, SendBlocked)
-        assert error.sent == 1024 + 3 * 64
-        assert error.unsent == list(range(error.sent, 3000))
+        assert error.sent == backend.WINDOW + 3 * 64
+        assert error.unsent == list(range(error.sent, n))
         assert on.send([items[i] for i in error.unsent]) is None
-        assert len(on.kernel.taken) == 3000
+        assert len(on.kernel.taken) == n
 
 
 # Trains whole: send_segments

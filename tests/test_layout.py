@@ -27,10 +27,10 @@ LAYERS = (
     ("_transport*",),
     ("_conn*", "_open", "_steering"),
     ("_sender*", "_receiver*", "packetconn"),
-    ("_waiter*", "_errqueue", "_lessons", "_routes"),
+    ("_waiter*", "_errqueue", "_lessons", "_routes", "segments"),
     ("_peers", "_backend"),
     ("_mmsg", "_portable"),
-    ("_kernel", "_errors", "offload", "segments", "metrics", "geneve", "_address"),
+    ("_kernel", "_errors", "offload", "metrics", "geneve", "_address"),
 )
 CYTHON_IMPORT = re.compile(r"^from (\.+)([\w.]*) c?import \(?([\w, ]*)", re.MULTILINE)
 PUBLIC = sorted(path.stem for path in SOURCE.glob("[a-z]*.py"))

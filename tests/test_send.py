@@ -77,10 +77,10 @@ def test_trains_form_though_destinations_alternate(
 
 @needs_room
 def test_lists_of_thousands_go_out(conn: Conn, peer: PlainPeer, other: PlainPeer) -> None:
-    sent = numbered(6000, size=64)
-    addresses = 2000 * [peer.address, peer.address, other.address]
-    collected = start(peer.collect, 4000), start(other.collect, 2000)
-    assert conn.send_batch(zip(sent, addresses, strict=True)) == 6000
+    sent = numbered(9000, size=64)  # more than a plan takes at one time
+    addresses = 3000 * [peer.address, peer.address, other.address]
+    collected = start(peer.collect, 6000), start(other.collect, 3000)
+    assert conn.send_batch(zip(sent, addresses, strict=True)) == 9000
     assert collected[0].result() == [data for i, data in enumerate(sent) if i % 3 < 2]
     assert collected[1].result() == sent[2::3]
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batching import Segments
 from conftest import AVAILABLE, MODULES
 from seam_rig import Rig, needs_gso
 
@@ -68,6 +67,7 @@ class Twin:
         self.source = backend.Descriptor(socket.socket(family, socket.SOCK_DGRAM))
         self.addresses = [sink.getsockname() for sink in self.sinks] or addresses
         self.peers = backend.Peers(family, family == socket.AF_INET6, 128)
+        self.segments = backend.Segments
         self.plan = backend.SendPlan(self.peers, backend.Counters())
         self.limit(limits)
 
@@ -175,7 +175,7 @@ def test_trains_make_the_same_messages(
 ) -> None:
     loaded = twins(family, limits)
     for twin in loaded:
-        segments = [Segments(DATA[:n], size, twin.address(where)) for n, size, where in trains]
+        segments = [twin.segments(DATA[:n], size, twin.address(where)) for n, size, where in trains]
         peer = None if to is None else twin.peers.get(twin.address(to))
         assert twin.plan.load_segments(segments, start, peer) == max(0, len(trains) - start)
     assert_alike(loaded, steps)
@@ -218,7 +218,9 @@ def test_attempts_between_changes_of_the_plan_send_the_same(
         pairs = [Twin(name, socket.AF_INET, [], limits, sinks) for name in AVAILABLE]
         for twin in pairs:
             if trains:
-                segments = [Segments(DATA[:n], size, twin.address(to)) for n, size, to in trains]
+                segments = [
+                    twin.segments(DATA[:n], size, twin.address(to)) for n, size, to in trains
+                ]
                 twin.plan.load_segments(segments)
             else:
                 twin.plan.load([(DATA[:n], twin.address(to)) for n, to in items])
@@ -240,14 +242,17 @@ def test_datagrams_arrive_as_they_were_given_whoever_sends_them(
 ) -> None:
     shapes = [(n, size) for n, size in trains if n <= 100 * size]
     for name in AVAILABLE:
-        with closing(Rig(importlib.import_module(MODULES[name]))) as rig:
+        backend = importlib.import_module(MODULES[name])
+        with closing(Rig(backend)) as rig:
             rig.sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             rig.peers.get(rig.address).max_segments = max_segments
             datagrams = [DATA[i : i + n] for i, n in enumerate(lengths)]
             rig.plan.load([(data, rig.address) for data in datagrams])
             while rig.plan.left:
                 assert rig.plan.attempt(rig.tx)[1] == 0
-            segments = [Segments(DATA[i : i + n], size) for i, (n, size) in enumerate(shapes)]
+            segments = [
+                backend.Segments(DATA[i : i + n], size) for i, (n, size) in enumerate(shapes)
+            ]
             rig.plan.load_segments(segments, 0, rig.peers.get(rig.address))
             while rig.plan.left:
                 assert rig.plan.attempt(rig.tx)[1] == 0

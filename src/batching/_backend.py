@@ -21,6 +21,7 @@ __all__ = [
     "Peer",
     "Peers",
     "RecvSlots",
+    "Segments",
     "SendPlan",
 ]
 
@@ -42,6 +43,26 @@ elif _wanted == "portable":
     WHY_NOT_NATIVE = "native: BATCHING_BACKEND=portable"
 
 if NAME == "native" or TYPE_CHECKING:
-    from ._mmsg import WINDOW, Counters, Descriptor, Message, Peer, Peers, RecvSlots, SendPlan
+    from ._mmsg import (
+        WINDOW,
+        Counters,
+        Descriptor,
+        Message,
+        Peer,
+        Peers,
+        RecvSlots,
+        Segments,
+        SendPlan,
+    )
 else:
-    from ._portable import WINDOW, Counters, Descriptor, Message, Peer, Peers, RecvSlots, SendPlan
+    from ._portable import (
+        WINDOW,
+        Counters,
+        Descriptor,
+        Message,
+        Peer,
+        Peers,
+        RecvSlots,
+        Segments,
+        SendPlan,
+    )

@@ -63,12 +63,16 @@ class Receiver:
 
     def batch(self, limit: int) -> list[tuple[bytes, Address]]:
         """Return datagrams, one at least, ``limit`` at most (0: all that came)."""
-        slots = self.slots
+        slots, waiter = self.slots, self._waiter
+        found: list[tuple[bytes, Address]] | int = 0
         try:
-            while True:
-                self._await_datagrams()
-                if taken := slots.take(limit):
-                    return taken
+            if not waiter.is_timed and self._counter is None:
+                patience_s = _IDLE_S if waiter.timeout is None else 0
+                found = slots.fetch(self._descriptor, limit, patience_s)
+            while not found or isinstance(found, int):
+                self._await_datagrams(error=found if isinstance(found, int) else 0)
+                found = slots.take(limit)
+            return found
         finally:
             if slots.has_pending:
                 self._descriptor.kick()
@@ -83,12 +87,16 @@ class Receiver:
 
     def segments(self) -> list[Segments]:
         """Return trains, one at least."""
-        slots = self.slots
+        slots, waiter = self.slots, self._waiter
+        found: list[Segments] | int = 0
         try:
-            while True:
-                self._await_datagrams()
-                if taken := slots.take_segments():
-                    return taken
+            if not waiter.is_timed and self._counter is None:
+                patience_s = _IDLE_S if waiter.timeout is None else 0
+                found = slots.fetch_segments(self._descriptor, patience_s)
+            while not found or isinstance(found, int):
+                self._await_datagrams(error=found if isinstance(found, int) else 0)
+                found = slots.take_segments()
+            return found
         finally:
             if slots.has_pending:
                 self._descriptor.kick()
@@ -109,13 +117,20 @@ class Receiver:
             if slots.has_pending:
                 self._descriptor.kick()
 
-    def _await_datagrams(self, msgs: Sequence[Message] = (), is_nonblocking: bool = False) -> None:
-        """Return once datagrams are pending, or just were; ``msgs`` are checked before a wait."""
+    def _await_datagrams(
+        self, msgs: Sequence[Message] = (), is_nonblocking: bool = False, error: int = 0
+    ) -> None:
+        """Return once datagrams are pending, or just were; ``msgs`` are checked before a wait.
+
+        ``error``: what an attempt that was made already met.
+        """
         waiter = self._waiter
         if waiter.is_timed and waiter.is_late(POLLIN):
             waiter.check_open()
             raise timed_out()
-        pending, error = self.slots.attempt(self._descriptor)
+        pending = 0
+        if not error:
+            pending, error = self.slots.attempt(self._descriptor)
         if self._counter is not None:
             self._count_overflows(self._counter)
         if error or not pending:

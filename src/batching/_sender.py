@@ -89,22 +89,20 @@ class Sender:
         """Send pairs of (data, address); return how many datagrams."""
         items = list(datagrams)
         if self._learnt:
-            self.lessons.forget()
-        try:  # as _take_plan and _attempt do: their calls would cost a single datagram 2 %
+            self.lessons.forget()  # what is due, before it is planned by
+        try:  # as _take_plan does: its call would cost a single datagram 2 %
             plan = self._plans.pop()
         except IndexError:
-            plan = self._take_plan()
+            plan = SendPlan(self.peers, self._counters)
         try:
-            if plan.load(items) < len(items):
+            if len(items) > WINDOW or (self._waiter.is_timed and self._waiter.is_late(POLLOUT)):
                 return self._send_windows(plan, items, are_trains=False)
-            if self._waiter.is_timed:
-                error = self._attempt(plan)
-            else:
-                error = plan.attempt(self._descriptor)[1]
-            if plan.left or not items:
+            if (error := plan.dispatch(self._descriptor, items)) >= 0:
                 self._finish([plan], error=error)
-        finally:
+        except BaseException:  # a signal handler's too, with the plan loaded
             plan.release()
+            raise
+        finally:
             self._plans.append(plan)
         return len(items)
 
@@ -116,39 +114,44 @@ class Sender:
         peer = None if to is None else self.peers.get(to)
         plan = self._take_plan()
         try:
-            if plan.load_segments(items, 0, peer) < len(items):
+            if len(items) > WINDOW or (self._waiter.is_timed and self._waiter.is_late(POLLOUT)):
                 return self._send_windows(plan, items, peer, are_trains=True)
-            error = self._attempt(plan)
-            if plan.left or not items:
-                self._finish([plan], items, error=error)
+            if (error := plan.dispatch_segments(self._descriptor, items, peer)) >= 0:
+                return self._finish([plan], items, error=error)
             return plan.datagrams_sent
-        finally:
+        except BaseException:
             plan.release()
+            raise
+        finally:
             self._plans.append(plan)
 
     def send_to(
         self, buffers: Sequence[Buffer], address: object, offset: int, header: bytes | None
     ) -> tuple[int, SendError | None] | None:
-        """Send buffers to one address.
+        """Send buffers, WINDOW at most, to one address.
 
         Returns:
             Only if the destination went from GSO to none on the way: the errno that
             said so, and what sending without GSO met.
         """
         disabled: list[int] = []
-        is_empty = len(buffers) == 0
         plan = self._take_plan()
         try:
-            plan.load_to(buffers, address, offset, header)
-            error = self._attempt(plan)
-            if plan.left or is_empty:
+            error = 0
+            if self._waiter.is_timed and self._waiter.is_late(POLLOUT):
+                plan.load_to(buffers, address, offset, header)
+            else:
+                error = plan.dispatch_to(self._descriptor, buffers, address, offset, header)
+            if error >= 0:
                 self._finish([plan], disabled=disabled, error=error)
         except SendError as failure:
             if not disabled or failure.errno in (errno.EAGAIN, errno.ETIMEDOUT, errno.EBADF):
                 raise
             return disabled[0], failure
-        finally:
+        except BaseException:
             plan.release()
+            raise
+        finally:
             self._plans.append(plan)
         return (disabled[0], None) if disabled else None
 
@@ -156,39 +159,33 @@ class Sender:
         """Give back what is held beside memory."""
         self.lessons.close()
 
-    def _send_windows(
-        self, first: SendPlan, items: list[Any], peer: Peer | None = None, *, are_trains: bool
-    ) -> int:
-        """Send more items than a plan takes; ``first`` has the first of them."""
-        plans = [first]
-        try:
-            # All of them are loaded, thus checked, before the first system call.
-            for start in range(WINDOW, len(items), WINDOW):
-                plans.append(SendPlan(self.peers, self._counters))
-                if are_trains:
-                    plans[-1].load_segments(items, start, peer)
-                else:
-                    plans[-1].load(items, start)
-            self._finish(plans, items if are_trains else None)
-            return sum(plan.datagrams_sent for plan in plans)
-        finally:
-            for plan in plans[1:]:
-                plan.release()
-
     def _take_plan(self) -> SendPlan:
         # Given back by whoever takes it: there are as many as there were calls at one time.
         if self._learnt:
-            self.lessons.forget()  # what is due, before it is planned by
+            self.lessons.forget()
         try:
             return self._plans.pop()
         except IndexError:
             return SendPlan(self.peers, self._counters)
 
-    def _attempt(self, plan: SendPlan) -> int:
-        """Make the first attempt, mostly the only one; return its errno for _finish."""
-        if self._waiter.is_timed and self._waiter.is_late(POLLOUT):
-            return 0
-        return plan.attempt(self._descriptor)[1]
+    def _send_windows(
+        self, first: SendPlan, items: list[Any], peer: Peer | None = None, *, are_trains: bool
+    ) -> int:
+        """Send what has not been attempted, and may be more than a plan takes."""
+        plans: list[SendPlan] = []
+        try:
+            # All of them are loaded, thus checked, before the first system call.
+            for start in range(0, len(items) or 1, WINDOW):
+                plans.append(SendPlan(self.peers, self._counters) if plans else first)
+                if are_trains:
+                    plans[-1].load_segments(items, start, peer)
+                else:
+                    plans[-1].load(items, start)
+        except BaseException:
+            for plan in plans:
+                plan.release()
+            raise
+        return self._finish(plans, items if are_trains else None)
 
     def _finish(
         self,
@@ -196,28 +193,34 @@ class Sender:
         segments: list[Segments] | None = None,
         disabled: list[int] | None = None,
         error: int = 0,
-    ) -> None:
-        """Bring plans to their end; raise what a call has to tell.
+    ) -> int:
+        """Bring loaded plans to their end and release them; return how many datagrams went out.
 
-        An attempt at the first of them has been made, and met ``error``.
+        Or raise what the call has to tell.  An attempt at the first plan may have been made;
+        ``error`` is what it met.
         """
-        if self._descriptor.closed and not any(plan.position for plan in plans):
-            raise os_error(errno.EBADF)
-        started = self._waiter.clock()
-        end = errno.ETIMEDOUT if self._waiter.is_late(POLLOUT) else 0
-        has_failed = False
-        for plan in plans:
-            if not end:
-                if self._learnt and plan is not plans[0]:
-                    plan.recut()  # by what an earlier window taught
-                failed, end = self._run(plan, started, disabled, error)
-                has_failed = has_failed or failed
-                error = 0
-        if has_failed or end:
+        try:
+            if self._descriptor.closed and not any(plan.position for plan in plans):
+                raise os_error(errno.EBADF)
+            started = self._waiter.clock()
+            end = errno.ETIMEDOUT if self._waiter.is_late(POLLOUT) else 0
+            has_failed = False
+            for plan in plans:
+                if not end:
+                    if self._learnt and plan is not plans[0]:
+                        plan.recut()  # by what an earlier window taught
+                    failed, end = self._run(plan, started, disabled, error)
+                    has_failed = has_failed or failed
+                    error = 0
             sent = sum(plan.datagrams_sent for plan in plans)
-            rows = [row for plan in plans for row in plan.report()]
-            errors, unsent = _gather(rows, segments, end)
-            raise send_error(end, sent, errors, unsent)
+            if has_failed or end:
+                rows = [row for plan in plans for row in plan.report()]
+                errors, unsent = _gather(rows, segments, end)
+                raise send_error(end, sent, errors, unsent)
+            return sent
+        finally:
+            for plan in plans:
+                plan.release()
 
     def _run(
         self, plan: SendPlan, started: float, disabled: list[int] | None, known: int

@@ -1,6 +1,7 @@
 """The native back end: sendmmsg and recvmmsg, planned and called in C.
 
-It plans trains and makes one attempt; it never waits, never retries, never decides.
+It plans trains and makes one attempt; it waits only where it is told how long, never
+retries, never decides.
 The stubs beside the modules say what each method promises; _portable is its twin.
 """
 
@@ -8,6 +9,7 @@ from .descriptor import Counters, Descriptor
 from .message import Message
 from .peers import Peer, Peers
 from .recv import RecvSlots, parse_control
+from .segments import Segments
 from .send import WINDOW, SendPlan
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "Peer",
     "Peers",
     "RecvSlots",
+    "Segments",
     "SendPlan",
     "parse_control",
 ]

@@ -19,6 +19,7 @@ cdef class Descriptor:
     cdef uint64_t kicks
     cdef pthread_mutex_t lock  # held for a few instructions at a time, never over Python code
 
+    cdef int sleep(self, int events, double timeout_s, uint64_t ticket) except -1
     cdef void wake(self, bint for_good) noexcept nogil
     cdef int free(self) except -1
     cdef void close_wake_fd(self) noexcept nogil

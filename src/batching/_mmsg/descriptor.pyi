@@ -2,8 +2,8 @@
 
 The seam is what policy (_sender, _receiver, _waiter) may ask of a back end.  Both back
 ends have these classes: _mmsg natively, _portable in Python.  A back end plans trains
-and makes one attempt; it never waits, never retries, never decides.  No method runs
-user code while it holds a lock, except where said.
+and makes one attempt; it waits only where it is told how long, never retries, never
+decides.  No method runs user code while it holds a lock, except where said.
 """
 
 import socket

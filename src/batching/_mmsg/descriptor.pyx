@@ -76,11 +76,14 @@ cdef class Descriptor:
         return -1 if batching_load(&self.is_closed) else self.fd
 
     def wait(self, int events, double timeout_s, uint64_t ticket):
+        self.sleep(events, timeout_s, ticket)
+
+    cdef int sleep(self, int events, double timeout_s, uint64_t ticket) except -1:
         cdef pollfd fds[2]
         cdef timespec timeout
         cdef uint64_t drained
         if not self.enter():
-            return
+            return 0
         memset(fds, 0, sizeof(fds))
         # For no event the socket is left out: poll would still end for an error of it.
         fds[0].fd, fds[0].events = self.fd if events else -1, <short>events
@@ -102,6 +105,7 @@ cdef class Descriptor:
                         read(self.wake_fd, &drained, sizeof(drained))
             pthread_mutex_unlock(&self.lock)
         self.leave()
+        return 0
 
     cdef void wake(self, bint for_good) noexcept nogil:
         cdef uint64_t one = 1

@@ -29,9 +29,9 @@ cdef extern from *:
     #define batching_stolen(o) (o)
     /* Of a list that nobody else has seen, and whose items from n on are NULL: it cannot fail. */
     #define batching_shorten(l, n) Py_SET_SIZE((PyVarObject *)(l), (n))
-    /* What bytearray's own getbuffer and releasebuffer do; with the GIL held. */
-    #define batching_pin(o) (Py_INCREF(o), (void)((PyByteArrayObject *)(o))->ob_exports++)
-    #define batching_unpin(o) (((PyByteArrayObject *)(o))->ob_exports--, Py_DECREF(o))
+    /* What bytearray's own getbuffer and releasebuffer do beside counting references; with the GIL held. */
+    #define batching_pin(o) ((void)((PyByteArrayObject *)(o))->ob_exports++)
+    #define batching_unpin(o) ((void)((PyByteArrayObject *)(o))->ob_exports--)
     #ifdef Py_GIL_DISABLED
     #define BATCHING_HAS_GIL 0
     #else

@@ -6,10 +6,10 @@ from typing import final
 from typing_extensions import Buffer
 
 from .._address import Address
-from ..segments import Segments
 from .descriptor import Counters, Descriptor
 from .message import Message
 from .peers import Peers
+from .segments import Segments
 
 @final
 class RecvSlots:
@@ -44,6 +44,16 @@ class RecvSlots:
         a merged train lost its segment size to MSG_CTRUNC and was not delivered; others
         of the same call may be pending.  ESHUTDOWN: the socket was shut down.
         """
+    def fetch(
+        self, descriptor: Descriptor, limit: int = 0, patience_s: float = 0
+    ) -> list[tuple[bytes, Address]] | int:
+        """Make an attempt, and take; return its errno if it met one.
+
+        Where there was nothing, sleep for ``patience_s`` at most, and make another.  May
+        return an empty list where another thread was quicker.
+        """
+    def fetch_segments(self, descriptor: Descriptor, patience_s: float = 0) -> list[Segments] | int:
+        """As ``fetch``, of ``take_segments``."""
     def take(self, limit: int = 0) -> list[tuple[bytes, Address]]:
         """Return pending datagrams, ``limit`` at most (0: all)."""
     def take_segments(self) -> list[Segments]:

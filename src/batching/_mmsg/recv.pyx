@@ -1,204 +1,49 @@
-"""RecvSlots: slabs that the kernel writes into, and the datagrams in them not yet taken."""
+"""RecvSlots: how what arrived is taken, as pairs, as trains, or into messages."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_Clear
-from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
-from libc.errno cimport EBADF, EBADMSG, ENOMEM, ESHUTDOWN, errno
-from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.errno cimport EAGAIN
+from libc.string cimport memcpy
 
+from .arrivals cimport Arrivals
 from .control cimport Control, read_control
-from .descriptor cimport Counters, Descriptor
+from .descriptor cimport Descriptor
 from .linux cimport (
-    MSG_CTRUNC, MSG_TRUNC, batching_count, batching_pause_gc, batching_resume_gc, iovec, mmsghdr,
-    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_trylock,
+    MSG_CTRUNC, MSG_TRUNC, POLLIN, batching_count, batching_pause_gc, batching_resume_gc, mmsghdr,
     pthread_mutex_unlock, raw_bytes, raw_decref, raw_incref, raw_list, raw_list_set, raw_list_shorten,
-    raw_tuple, raw_tuple_set, raw_untrack, sockaddr_in6, stolen,
+    raw_tuple, raw_tuple_set, raw_untrack, stolen,
 )
 from .message cimport Message, Target, is_ready, locate
-from .peers cimport Peers
-from .slab cimport Pool, Slab
-from .slots cimport (
-    FEW_SLOTS, LONE_CALLS, MAX_SLOTS, PATIENCE, PATIENCE_ALONE, Arrival, Slot, Tally, empty_pool,
-    give_slab, next_length, prepare_slot, raise_trim_threshold, read_arrival, receive, take_one, take_slab,
-)
-
-from ..segments import Segments
+from .segments cimport Segments
+from .slab cimport Slab
+from .slots cimport Arrival, Slot, next_length, take_one
 
 cdef enum:
     COPY_BELOW = 4096  # a kept view of a small train shall not pin a slab of 64 KiB
 
 
 @cython.final
-@cython.no_gc  # it holds nothing that could hold it, and __dealloc__ needs its pool
-cdef class RecvSlots:
+@cython.no_gc  # as the base has it
+cdef class RecvSlots(Arrivals):
     """Slabs that the kernel writes into, and the datagrams in them not yet taken."""
-    cdef object __weakref__
-    cdef Peers peers
-    cdef Counters counters
-    cdef Pool pool
-    cdef pthread_mutex_t lock
-    cdef Slot *slots
-    cdef mmsghdr *headers
-    cdef iovec *iovecs
-    cdef sockaddr_in6 *names
-    cdef char *controls
-    cdef size_t control_size, min_oob
-    cdef bint gro
-    cdef int max_slots, n_slots  # allowed, and in use now
-    cdef int n_lone  # calls in a row that brought one message,
-    cdef int n_alone  # and so, calls to come that ask for no more
-    cdef int n_arrived, current  # of the last call's messages: how many, and the first not yet taken whole
-    cdef int n_idle  # calls in a row that left most slots empty
-    cdef readonly int pending
-    cdef readonly uint32_t overflows
-    cdef readonly uint64_t ticket
 
-    def __cinit__(self, Peers peers not None, Counters counters not None, int max_slots=16,
-                  bint gro=True, size_t control_size=512, size_t min_oob=48):
-        if not 1 <= max_slots <= MAX_SLOTS:
-            raise ValueError(f"max_slots {max_slots}, must be 1 to {MAX_SLOTS}")
-        self.peers = peers
-        self.counters = counters
-        self.pool = Pool()
-        self.max_slots = max_slots
-        self.n_slots = min(FEW_SLOTS, max_slots)
-        self.gro = gro
-        self.control_size = control_size
-        self.min_oob = min_oob
-        pthread_mutex_init(&self.lock, NULL)
-        raise_trim_threshold()
-        self.slots = <Slot *>calloc(max_slots, sizeof(Slot))
-        self.headers = <mmsghdr *>calloc(max_slots, sizeof(mmsghdr))
-        self.iovecs = <iovec *>calloc(max_slots, sizeof(iovec))
-        self.names = <sockaddr_in6 *>calloc(max_slots, sizeof(sockaddr_in6))
-        self.controls = <char *>calloc(max_slots, control_size + 1)
-        if not (self.slots and self.headers and self.iovecs and self.names and self.controls):
-            raise MemoryError
+    def fetch(self, Descriptor descriptor not None, int limit=0, double patience_s=0):
+        cdef int failure = self.look(descriptor, patience_s)
+        return failure if failure else self.take(limit)
 
-    def __dealloc__(self):
-        if self.slots != NULL:
-            self.free_slabs(0)
-        free(self.slots)
-        free(self.headers)
-        free(self.iovecs)
-        free(self.names)
-        free(self.controls)
-        pthread_mutex_destroy(&self.lock)
+    def fetch_segments(self, Descriptor descriptor not None, double patience_s=0):
+        cdef int failure = self.look(descriptor, patience_s)
+        return failure if failure else self.take_segments()
 
-    @property
-    def has_pending(self):
-        return self.pending > 0
-
-    cdef void acquire(self) noexcept:
-        # Never held while waiting, yet by others over a system call: let them come to its end.
-        if pthread_mutex_trylock(&self.lock):
-            with nogil:
-                pthread_mutex_lock(&self.lock)
-
-    cdef void free_slabs(self, int first) noexcept:
-        cdef int i
-        for i in range(first, self.max_slots):
-            if self.slots[i].slab != NULL:
-                give_slab(&self.pool.pool, self.slots[i].slab)
-            self.slots[i].slab = NULL
-        empty_pool(&self.pool.pool, False)
-
-    def attempt(self, Descriptor descriptor not None):
-        cdef int failure, pending
-        if not descriptor.enter():
-            return 0, EBADF
-        self.acquire()
-        failure = self.ask(descriptor)
-        pending = self.pending
-        # Nothing that may run Python code, not even making the result, before this.
-        pthread_mutex_unlock(&self.lock)
-        descriptor.leave()
-        return pending, failure
-
-    cdef int ask(self, Descriptor descriptor) noexcept:
-        # One system call unless something is pending; return errno or 0.
-        cdef int received, failure = 0, n = self.n_slots
-        if self.pending:
-            return 0
-        if self.n_alone:
-            self.n_alone -= 1
-            n = 1
-        if not self.prepare(n):
-            return ENOMEM
-        self.ticket = descriptor.kicks
-        with nogil:
-            received = receive(descriptor.fd, self.headers, n)
-            if received < 0:
-                failure = errno
-        batching_count(&self.counters.recv_calls, 1)
-        return self.read_arrivals(received, n) if received > 0 else failure
-
-    cdef bint prepare(self, int n) noexcept:
-        cdef int i
-        for i in range(n):
-            if self.slots[i].slab == NULL:
-                self.slots[i].slab = take_slab(&self.pool.pool)
-                if self.slots[i].slab == NULL:
-                    return False
-            prepare_slot(&self.headers[i], &self.iovecs[i], &self.slots[i], &self.names[i],
-                         self.controls + <size_t>i * self.control_size, self.control_size)
-        return True
-
-    cdef int read_arrivals(self, int received, int asked) noexcept:
-        cdef int i
-        cdef Tally tally
-        memset(&tally, 0, sizeof(tally))
-        for i in range(received):
-            read_arrival(&self.headers[i], &self.slots[i].arrival, self.gro, &tally)
-        self.n_arrived = received
-        self.current = 0
-        self.pending = tally.n_datagrams
-        if tally.has_overflows:
-            self.overflows = tally.overflows
-        batching_count(&self.counters.recv_messages, tally.n_messages)
-        batching_count(&self.counters.recv_trains, tally.n_trains)
-        batching_count(&self.counters.recv_datagrams, tally.n_datagrams)
-        batching_count(&self.counters.recv_bytes, tally.n_bytes)
-        if tally.n_cut or tally.n_control_cut:
-            batching_count(&self.counters.recv_truncated, tally.n_cut)
-            batching_count(&self.counters.recv_control_truncated, tally.n_control_cut)
-        if asked > 1 or self.n_slots == 1:
-            self.adapt(received)
-        if tally.n_lost:
-            return EBADMSG
-        return ESHUTDOWN if tally.is_shut_down and not self.pending else 0
-
-    cdef void adapt(self, int received) noexcept:
-        # As many slots as are used; at a quarter full half as many.  Memory follows the load.
-        self.n_lone = self.n_lone + 1 if received == 1 else 0
-        if self.n_lone >= LONE_CALLS:
-            self.n_lone -= 1
-            self.n_alone = PATIENCE_ALONE
-        if received == self.n_slots:
-            self.n_idle = 0
-            self.n_slots = min(2 * self.n_slots, self.max_slots)
-        elif received * 4 > self.n_slots:
-            self.n_idle = 0
-        elif self.n_slots > FEW_SLOTS:
-            self.n_idle += 1
-            if self.n_idle >= PATIENCE and received <= self.n_slots // 2:
-                self.n_idle = 0
-                self.n_slots //= 2
-                self.free_slabs(self.n_slots)
-
-    cdef Arrival *next_arrival(self) noexcept:
-        # The arrival of the next pending datagram; only to be called with one pending.
-        while self.slots[self.current].arrival.n_taken == self.slots[self.current].arrival.n_datagrams:
-            self.current += 1
-        return &self.slots[self.current].arrival
-
-    cdef object sender(self):
-        cdef mmsghdr *header = &self.headers[self.current]
-        return self.peers.heard_from(&self.names[self.current], header.msg_hdr.msg_namelen)
+    cdef int look(self, Descriptor descriptor, double patience_s) except -1:
+        # An attempt, and, where there was nothing, another after a sleep.
+        cdef int pending = 0, failure = self.try_once(descriptor, &pending)
+        if failure == EAGAIN and patience_s > 0:
+            descriptor.sleep(POLLIN, patience_s, self.ticket)
+            failure = self.try_once(descriptor, &pending)
+        return failure
 
     def take(self, int limit=0):
         cdef int was_collecting, n, taken = 0
@@ -280,24 +125,24 @@ cdef class RecvSlots:
             self.hand_over(out, n, room, was_collecting)
         return stolen(out)
 
-    cdef object take_train(self):
+    cdef Segments take_train(self):
         cdef Arrival *arrival = self.next_arrival()
         cdef Slot *slot = &self.slots[self.current]
         cdef size_t n_bytes = arrival.n_bytes - arrival.taken_bytes
         cdef int n_datagrams = arrival.n_datagrams - arrival.n_taken
         cdef Slab slab
-        address = self.sender()
-        train = Segments.__new__(Segments)
+        cdef Segments train = Segments.__new__(Segments)
         train.segment_size = arrival.segment_size if n_datagrams > 1 else n_bytes
-        train.addr = address
-        train.truncated = bool(arrival.flags & MSG_TRUNC)
+        train.addr = self.sender()
+        train.truncated = arrival.flags & MSG_TRUNC
         if n_bytes < COPY_BELOW:
-            train.data = PyMemoryView_FromObject(PyBytes_FromStringAndSize(slot.slab + arrival.taken_bytes, n_bytes))
+            train.source = PyBytes_FromStringAndSize(slot.slab + arrival.taken_bytes, n_bytes)
         else:
-            slab = Slab.__new__(Slab, self.pool)
+            slab = Slab.__new__(Slab)
+            slab.pool = self.pool
             slab.data, slab.n_bytes = slot.slab + arrival.taken_bytes, n_bytes
-            train.data = PyMemoryView_FromObject(slab)
-            slab.memory = slot.slab  # from here on it is the view's
+            train.source = slab
+            slab.memory = slot.slab  # from here on it is the train's
             slot.slab = NULL
         arrival.n_taken = arrival.n_datagrams
         self.pending -= n_datagrams
@@ -381,17 +226,6 @@ cdef class RecvSlots:
         if n < length:
             message.flags |= MSG_TRUNC
             batching_count(&self.counters.recv_truncated, 1)
-
-    def shrink(self):
-        self.acquire()
-        if not self.pending:
-            self.n_slots = min(FEW_SLOTS, self.max_slots)
-            self.free_slabs(1)
-        pthread_mutex_unlock(&self.lock)
-
-    def after_fork(self):
-        pthread_mutex_init(&self.lock, NULL)
-        pthread_mutex_init(&self.pool.pool.lock, NULL)
 
 
 def parse_control(const unsigned char[::1] control not None):

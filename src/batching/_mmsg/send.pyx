@@ -1,32 +1,28 @@
 """SendPlan: a window of datagrams as messages, and one sendmmsg at a time."""
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.list cimport PyList_GET_ITEM
-from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport EBADF, errno
-from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from .descriptor cimport Counters, Descriptor
-from .linux cimport (
-    BATCHING_HAS_GIL, batching_count, batching_pin, batching_unpin, is_bytearray, raw_bytearray_data,
-    raw_bytearray_size, raw_decref, raw_incref,
-)
+from .lent cimport Lent, export, free_lent, lend, take_back
+from .linux cimport batching_count, batching_load, iovec, raw_decref, raw_incref
 from .peers cimport Peer, Peers
+from .segments cimport Segments
 from .train cimport (
-    Item, Piece, Plan, Train, cut_trains, free_plan, plan_items, reserve_items, send,
+    Item, PeerState, Piece, Plan, Train, cut_trains, fill_pieces, free_plan, plan_items,
+    reserve_items, reserve_pieces, send,
 )
-
-from ..segments import Segments
 
 cdef enum:
-    WINDOW_ = 1024  # datagrams or trains; sendmmsg itself takes 1024 messages at most
+    WINDOW_ = 8192  # datagrams or trains: so many of a destination's may share messages
+    MAX_MESSAGES = 1024  # a call; UIO_MAXIOV: sendmmsg itself takes no more
     INITIAL_ITEMS = 128
-    KEPT_MESSAGES = 8192  # room for more is given back after the call that needed it: 1 MiB
+    KEPT = 2048  # items or messages; room for more is given back after the call that needed it
 
 WINDOW = WINDOW_
 
@@ -39,10 +35,7 @@ cdef class SendPlan:
     cdef Peers peers
     cdef Counters counters
     cdef list loaded  # holds every object whose memory is lent to the kernel
-    cdef Py_buffer *views  # of what is not bytes
-    cdef int n_views, views_capacity
-    cdef PyObject *pinned[WINDOW_]  # bytearrays, whose memory is to be had without a view
-    cdef int n_pinned
+    cdef Lent lent
     cdef int start
     cdef readonly int position
     cdef readonly int datagrams_sent
@@ -53,7 +46,7 @@ cdef class SendPlan:
 
     def __dealloc__(self):
         self.let_go()
-        free(self.views)
+        free_lent(&self.lent)
         free_plan(&self.plan)
 
     @property
@@ -63,42 +56,6 @@ cdef class SendPlan:
     @property
     def left(self):
         return self.plan.n_trains - self.position
-
-    cdef inline int hold(self, object data, bint is_writable, char **memory, size_t *n_bytes) except -1:
-        # Borrow the memory of a buffer until let_go().
-        if PyBytes_CheckExact(data) and not is_writable:
-            memory[0] = PyBytes_AS_STRING(data)
-            n_bytes[0] = PyBytes_GET_SIZE(data)
-            return 0
-        if BATCHING_HAS_GIL and is_bytearray(<PyObject *>data) and self.n_pinned < WINDOW_:
-            batching_pin(<PyObject *>data)
-            self.pinned[self.n_pinned] = <PyObject *>data
-            self.n_pinned += 1
-            memory[0] = raw_bytearray_data(<PyObject *>data)
-            n_bytes[0] = raw_bytearray_size(<PyObject *>data)
-            return 0
-        return self.export(data, is_writable, memory, n_bytes)
-
-    cdef int export(self, object data, bint is_writable, char **memory, size_t *n_bytes) except -1:
-        # Runs the object's own code.
-        cdef Py_buffer *view
-        if self.n_views == self.views_capacity:
-            view = <Py_buffer *>realloc(self.views, (self.views_capacity + INITIAL_ITEMS) * sizeof(Py_buffer))
-            if view == NULL:
-                raise MemoryError
-            self.views = view
-            self.views_capacity += INITIAL_ITEMS
-        view = &self.views[self.n_views]
-        try:
-            PyObject_GetBuffer(data, view, PyBUF_WRITABLE if is_writable else PyBUF_SIMPLE)
-        except BufferError as error:
-            raise ValueError(
-                f"the buffer must be {'writable and ' if is_writable else ''}C-contiguous: {error}"
-            ) from error
-        self.n_views += 1
-        memory[0] = <char *>view.buf
-        n_bytes[0] = view.len
-        return 0
 
     cdef inline void add(self, Peer peer, char *memory, size_t n_bytes, size_t segment_size) noexcept:
         # begin() has made room for it.
@@ -112,11 +69,29 @@ cdef class SendPlan:
             raw_incref(<PyObject *>peer)  # one reference for neighbours
         self.plan.n_items += 1
 
+    cdef inline void aim(self, Peer peer) noexcept:
+        # From here on, until spread(), all items are single datagrams to this peer.
+        raw_incref(<PyObject *>peer)
+        self.plan.only = &peer.state
+
+    cdef void spread(self) noexcept:
+        # Others follow: what was laid out for the only one becomes items, with its reference.
+        cdef int i
+        cdef Item *item
+        for i in range(self.plan.n_items):
+            item = &self.plan.items[i]
+            item.data = <char *>self.plan.iovecs[i].iov_base
+            item.n_bytes = self.plan.iovecs[i].iov_len
+            item.segment_size = 0
+            item.peer = self.plan.only
+        self.plan.only = NULL
+
     cdef int begin(self, list loaded, int start, int stop) except -1:
+        cdef int room = max(stop - start, INITIAL_ITEMS)
         if start < 0:
             raise ValueError(f"start {start}, must be at least 0")
         self.let_go()
-        if not reserve_items(&self.plan, max(stop - start, INITIAL_ITEMS)):
+        if not (reserve_items(&self.plan, room) and reserve_pieces(&self.plan, room)):
             raise MemoryError
         self.loaded = loaded
         self.start = start
@@ -132,51 +107,88 @@ cdef class SendPlan:
         return self.plan.n_items
 
     cdef int let_go(self) except -1:
-        cdef int i, n_items = self.plan.n_items, n_views = self.n_views
-        self.plan.n_items = self.plan.n_trains = self.plan.n_pieces = self.n_views = 0
+        cdef int i, n_items = self.plan.n_items
+        cdef PeerState *only = self.plan.only
+        self.plan.n_items = self.plan.n_trains = self.plan.n_pieces = 0
+        self.plan.only = NULL
+        if only != NULL:
+            raw_decref(only.owner)
+            n_items = 0
         for i in range(n_items):
             if i == n_items - 1 or self.plan.items[i + 1].peer != self.plan.items[i].peer:
                 raw_decref(self.plan.items[i].peer.owner)
-        while self.n_pinned:
-            self.n_pinned -= 1
-            batching_unpin(self.pinned[self.n_pinned])
-        for i in range(n_views):
-            PyBuffer_Release(&self.views[i])
+        take_back(&self.lent)
         self.loaded = None
         return 0
 
     def load(self, list datagrams not None, int start=0):
         cdef int i = start, stop = min(<int>len(datagrams), start + WINDOW_)
+        self.begin(datagrams, start, stop)
+        try:
+            if start < stop:
+                self.take_only(datagrams, &i, stop)
+                if i < stop:
+                    self.spread()
+                    self.take_mixed(datagrams, &i, stop)
+            return self.finish()
+        except BaseException as error:
+            self.let_go()
+            raise indexed("datagram", i, error)
+
+    cdef int take_only(self, list datagrams, int *i, int stop) except -1:
+        # As far as all goes to one address.
+        cdef PyObject *pair
+        cdef PyObject *address = NULL
+        cdef char *memory = NULL
+        cdef size_t n_bytes = 0
+        cdef iovec *vector = self.plan.iovecs
+        while i[0] < stop:
+            pair = PyList_GET_ITEM(datagrams, i[0])
+            if not is_pair(pair):
+                return 0
+            if PyTuple_GET_ITEM(<object>pair, 1) != address:
+                if address != NULL:
+                    return 0
+                address = PyTuple_GET_ITEM(<object>pair, 1)
+                self.aim(self.peers.find(<object>address))
+            lend(&self.lent, <object>PyTuple_GET_ITEM(<object>pair, 0), False, &memory, &n_bytes)
+            vector.iov_base = memory
+            vector.iov_len = n_bytes
+            vector += 1
+            i[0] += 1
+            self.plan.n_items += 1
+        return 0
+
+    cdef int take_mixed(self, list datagrams, int *i, int stop) except -1:
         cdef PyObject *address = NULL
         cdef PyObject *other_address = NULL
         cdef Peer peer = None, other = None
         cdef object pair
         cdef char *memory = NULL
         cdef size_t n_bytes = 0
-        self.begin(datagrams, start, stop)
-        try:
-            for i in range(start, stop):
-                pair = <object>PyList_GET_ITEM(datagrams, i)
-                if not (PyTuple_CheckExact(pair) and PyTuple_GET_SIZE(pair) == 2):
-                    # The list is ours: a tuple in the pair's place holds what the pair held.
-                    pair = datagrams[i] = as_pair(pair)
+        while i[0] < stop:
+            pair = <object>PyList_GET_ITEM(datagrams, i[0])
+            if not is_pair(<PyObject *>pair):
+                # The list is ours: a tuple in the pair's place holds what the pair held.
+                pair = datagrams[i[0]] = as_pair(pair)
+            if PyTuple_GET_ITEM(pair, 1) != address or peer.is_forgotten:
+                # Two destinations in turn are common: an echo, a relay.
+                peer, other = other, peer
+                address, other_address = other_address, address
                 if PyTuple_GET_ITEM(pair, 1) != address or peer.is_forgotten:
-                    # Two destinations in turn are common: an echo, a relay.
-                    peer, other = other, peer
-                    address, other_address = other_address, address
-                    if PyTuple_GET_ITEM(pair, 1) != address or peer.is_forgotten:
-                        address = PyTuple_GET_ITEM(pair, 1)
-                        peer = self.peers.find(<object>address)
-                self.hold(<object>PyTuple_GET_ITEM(pair, 0), False, &memory, &n_bytes)
-                self.add(peer, memory, n_bytes, 0)
-            return self.finish()
-        except BaseException as error:
-            self.let_go()
-            raise indexed("datagram", i, error)
+                    address = PyTuple_GET_ITEM(pair, 1)
+                    peer = self.peers.find(<object>address)
+            lend(&self.lent, <object>PyTuple_GET_ITEM(pair, 0), False, &memory, &n_bytes)
+            self.add(peer, memory, n_bytes, 0)
+            i[0] += 1
+        return 0
 
     def load_to(self, buffers, address, Py_ssize_t offset=0, bytes header=None):
         cdef list items = list(buffers)
         cdef int i = 0, n = <int>len(items)
+        cdef bint is_written = header is not None
+        cdef Py_ssize_t left_out = 0 if is_written else offset
+        cdef iovec *vector
         cdef char *memory = NULL
         cdef size_t n_bytes = 0
         if n > WINDOW_:
@@ -186,17 +198,19 @@ cdef class SendPlan:
         cdef Peer peer = self.peers.find(address)
         self.begin(items, 0, n)
         try:
+            if n:
+                self.aim(peer)
+            vector = self.plan.iovecs
             for i in range(n):
-                self.hold(<object>PyList_GET_ITEM(items, i), header is not None, &memory, &n_bytes)
+                lend(&self.lent, <object>PyList_GET_ITEM(items, i), is_written, &memory, &n_bytes)
                 if n_bytes < <size_t>offset:
                     raise ValueError(f"offset {offset}, but only {n_bytes} bytes")
-                if header is None:
-                    self.add(peer, memory + offset, n_bytes - offset, 0)
-                else:
-                    self.add(peer, memory, n_bytes, 0)
-            if header is not None:
+                vector[i].iov_base = memory + left_out
+                vector[i].iov_len = n_bytes - left_out
+            self.plan.n_items = n
+            if is_written:
                 for i in range(n):
-                    memcpy(self.plan.items[i].data, PyBytes_AS_STRING(header), offset)
+                    memcpy(vector[i].iov_base, PyBytes_AS_STRING(header), offset)
             self.finish()
         except BaseException as error:
             self.let_go()
@@ -207,19 +221,19 @@ cdef class SendPlan:
         cdef char *memory = NULL
         cdef size_t n_bytes = 0
         cdef Py_ssize_t size
-        cdef object train
+        cdef Segments train
+        cdef bint is_untouched
         cdef Peer target
         self.begin(segments, start, stop)
         try:
             for i in range(start, stop):
-                train = segments[i]
-                if not isinstance(train, Segments):
-                    raise TypeError(f"must be Segments, not {type(train).__name__}")
+                if not isinstance(segments[i], Segments):
+                    raise TypeError(f"must be Segments, not {type(segments[i]).__name__}")
+                train = <Segments>PyList_GET_ITEM(segments, i)
                 target = self.peers.find(train.addr) if peer is None else peer
-                data = train.data
-                if PyBytes_CheckExact(data):  # an attribute is the user's to replace: only a view holds it
-                    data = PyMemoryView_FromObject(data)
-                self.hold(data, False, &memory, &n_bytes)
+                # The data are the user's to replace: only what is exported holds them.
+                is_untouched = train.view is None and train.source is not None
+                export(&self.lent, train.source if is_untouched else train.data, False, &memory, &n_bytes)
                 size = train.segment_size
                 if size < 1 and n_bytes:
                     raise ValueError(f"segment_size {size}, must be at least 1")
@@ -231,20 +245,50 @@ cdef class SendPlan:
             self.let_go()
             raise indexed("segments", i, error)
 
-    def attempt(self, Descriptor descriptor not None, int limit=WINDOW_):
-        cdef int sent, failure = 0, n = min(limit, WINDOW_, self.plan.n_trains - self.position)
+    def dispatch(self, Descriptor descriptor not None, list datagrams not None):
+        self.load(datagrams)
+        return self.depart(descriptor)
+
+    def dispatch_to(self, Descriptor descriptor not None, buffers, address, Py_ssize_t offset=0, bytes header=None):
+        self.load_to(buffers, address, offset, header)
+        return self.depart(descriptor)
+
+    def dispatch_segments(self, Descriptor descriptor not None, list segments not None, Peer peer=None):
+        self.load_segments(segments, 0, peer)
+        return self.depart(descriptor)
+
+    cdef int depart(self, Descriptor descriptor) except -2:
+        # The first attempt: its errno; -1 when it took all, and nothing is held any more.
+        cdef int failure = 0
+        self.send_once(descriptor, MAX_MESSAGES, &failure)
+        if self.position < self.plan.n_trains:
+            return failure
+        if self.plan.n_trains == 0 and batching_load(&descriptor.is_closed):
+            return EBADF
+        self.position = 0
+        self.let_go()
+        return -1
+
+    def attempt(self, Descriptor descriptor not None, int limit=MAX_MESSAGES):
+        cdef int sent, failure = 0
+        sent = self.send_once(descriptor, limit, &failure)
+        return sent, failure
+
+    cdef int send_once(self, Descriptor descriptor, int limit, int *failure) except -1:
+        cdef int sent, n = min(limit, MAX_MESSAGES, self.plan.n_trains - self.position)
         if n <= 0:
-            return 0, 0
+            return 0
         if not descriptor.enter():
-            return 0, EBADF
+            failure[0] = EBADF
+            return 0
         with nogil:
             sent = send(descriptor.fd, &self.plan.headers[self.position], n)
             if sent < 0:
-                failure = errno
+                failure[0] = errno
                 sent = 0
         descriptor.leave()
         self.count(sent)
-        return sent, failure
+        return sent
 
     cdef void count(self, int sent) noexcept:
         cdef int i, n_trains = 0, n_datagrams = 0
@@ -296,6 +340,7 @@ cdef class SendPlan:
         cdef Train *train
         cdef Piece *piece
         cdef list rows = []
+        fill_pieces(&self.plan)
         for i in range(self.plan.n_trains):
             train = &self.plan.trains[i]
             if train.failure or i >= self.position:
@@ -308,8 +353,12 @@ cdef class SendPlan:
     def release(self):
         self.position = self.datagrams_sent = 0
         self.let_go()
-        if self.plan.trains_capacity > KEPT_MESSAGES:
+        if max(self.plan.trains_capacity, self.plan.items_capacity) > KEPT:
             free_plan(&self.plan)
+
+
+cdef inline bint is_pair(PyObject *pair) noexcept:
+    return PyTuple_CheckExact(<object>pair) and PyTuple_GET_SIZE(<object>pair) == 2
 
 
 cdef tuple as_pair(object pair):

@@ -20,12 +20,10 @@ cdef class Pool:
 
 
 @cython.final
+@cython.freelist(64)
 @cython.no_gc  # it holds nothing that could hold it, and __dealloc__ needs its pool
 cdef class Slab:
     """A train's memory while somebody looks at it: read-only, as long as what arrived."""
-
-    def __cinit__(self, Pool pool not None):
-        self.pool = pool
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.data, self.n_bytes, True, flags)

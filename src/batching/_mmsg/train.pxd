@@ -53,9 +53,11 @@ cdef struct Plan:
     Item *items
     int n_items, items_capacity
     PeerState **peers
+    PeerState *only  # not NULL: all items are single datagrams to it, and stand in iovecs, not in items
     Piece *pieces
     iovec *iovecs
     int n_pieces, pieces_capacity
+    bint is_implied  # every item is one piece and has an iovec of its number; pieces are not filled yet
     Train *trains
     mmsghdr *headers
     char *controls
@@ -191,13 +193,13 @@ cdef inline void close_train(Train *train, int n, size_t size, size_t n_bytes) n
     train.segment_size = <int>size if n > 1 else 0
     train.n_bytes = n_bytes
 
-cdef inline void plan_alone(Plan *plan, PeerState *peer) noexcept nogil:
-    # plan_peer() for the common case: all items are single datagrams of one peer.
+cdef inline void plan_only(Plan *plan, PeerState *peer) noexcept nogil:
+    # plan_peer() for the common case: all items are single datagrams of one peer, in the iovecs.
     cdef int i, room = 0
     cdef size_t length, size = 0, n_bytes = 0
     cdef Train *train = NULL
     for i in range(plan.n_items):
-        length = plan.items[i].n_bytes
+        length = plan.iovecs[i].iov_len
         if room == 0 or length == 0 or length > size or n_bytes + length > <size_t>peer.max_bytes:
             if train != NULL:
                 close_train(train, i - train.first_piece, size, n_bytes)
@@ -206,27 +208,26 @@ cdef inline void plan_alone(Plan *plan, PeerState *peer) noexcept nogil:
             size = length
             n_bytes = 0
             room = segments_allowed(peer, size)
-        plan.pieces[i].item = i
-        plan.pieces[i].first_datagram = 0
-        plan.pieces[i].n_datagrams = 1
-        plan.iovecs[i].iov_base = plan.items[i].data
-        plan.iovecs[i].iov_len = length
         n_bytes += length
         room = 0 if length < size else room - 1
     plan.n_pieces = plan.n_items
+    plan.is_implied = True
     close_train(train, plan.n_items - train.first_piece, size, n_bytes)
+
+cdef inline void fill_pieces(Plan *plan) noexcept nogil:
+    cdef int i
+    if not plan.is_implied:
+        return
+    plan.is_implied = False
+    for i in range(plan.n_pieces):
+        plan.pieces[i].item = i
+        plan.pieces[i].first_datagram = 0
+        plan.pieces[i].n_datagrams = 1
 
 cdef inline void read_limits(PeerState *peer) noexcept nogil:
     # Policy may change them meanwhile, in another thread of a free-threaded build.
     peer.segments_now = peer.max_segments
     peer.segment_size_now = peer.max_segment_size
-
-cdef inline bint is_alone(Plan *plan) noexcept nogil:
-    cdef int i
-    for i in range(plan.n_items):
-        if plan.items[i].peer != plan.items[0].peer or plan.items[i].segment_size:
-            return False
-    return plan.n_items > 0
 
 cdef inline void lay_out(Plan *plan, int first) noexcept nogil:
     # Fill the kernel's headers, whose pointers a growing array would leave stale.
@@ -256,11 +257,12 @@ cdef inline bint plan_items(Plan *plan) noexcept nogil:
     cdef PeerState *peer
     cdef Item *item
     plan.n_pieces = plan.n_trains = 0
-    if is_alone(plan):
-        if not (reserve_pieces(plan, plan.n_items) and reserve_trains(plan, plan.n_items)):
+    plan.is_implied = False
+    if plan.only != NULL:
+        if not reserve_trains(plan, plan.n_items):
             return False
-        read_limits(plan.items[0].peer)
-        plan_alone(plan, plan.items[0].peer)
+        read_limits(plan.only)
+        plan_only(plan, plan.only)
         lay_out(plan, 0)
         return True
     for i in range(plan.n_items):
@@ -342,6 +344,7 @@ cdef inline bint cut_trains(Plan *plan, int position, int least, bint if_refused
     cdef int i
     cdef size_t more = 0
     memset(&cut, 0, sizeof(Plan))
+    fill_pieces(plan)
     for i in range(plan.n_trains):
         if if_refused:
             plan.trains[i].is_cut = i >= position and is_refused(&plan.trains[i])
@@ -360,6 +363,7 @@ cdef inline bint cut_trains(Plan *plan, int position, int least, bint if_refused
     cut.items = plan.items
     cut.n_items = plan.n_items
     cut.items_capacity = plan.items_capacity
+    cut.only = plan.only
     cut.peers = plan.peers
     plan.items = NULL
     plan.peers = NULL

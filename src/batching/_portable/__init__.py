@@ -20,6 +20,7 @@ from .descriptor import Descriptor
 from .message import Message
 from .peers import Peer, Peers
 from .recv import RecvSlots
+from .segments import Segments
 from .send import WINDOW, SendPlan
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Peer",
     "Peers",
     "RecvSlots",
+    "Segments",
     "SendPlan",
     "parse_control",
 ]

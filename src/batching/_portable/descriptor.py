@@ -39,7 +39,7 @@ from .wakeup import Wakeup, new_wakeup
 
 __all__ = ["Descriptor"]
 
-_POLLIN: Final[int] = getattr(select, "POLLIN", 1)
+POLLIN: Final[int] = getattr(select, "POLLIN", 1)
 _POLLOUT: Final[int] = getattr(select, "POLLOUT", 4)
 _LONGEST_SLEEP_S: Final = 1_000_000.0  # poll takes an int of milliseconds: 24 days
 _IGNORE: Final[Callable[..., object]] = "".format  # takes anything, does nothing, in C
@@ -225,11 +225,11 @@ def _sleep(sock: socket.socket, wakeup: Wakeup, events: int, timeout_s: float) -
         poller = select.poll()
         if events:  # for none, poll would still end for an error of the socket
             poller.register(sock.fileno(), events)
-        poller.register(wakeup.fileno(), _POLLIN)
+        poller.register(wakeup.fileno(), POLLIN)
         poller.poll(None if timeout is None else timeout * 1000)  # rounded up
         return
     select.select(
-        [sock.fileno(), wakeup.fileno()] if events & _POLLIN else [wakeup.fileno()],
+        [sock.fileno(), wakeup.fileno()] if events & POLLIN else [wakeup.fileno()],
         [sock.fileno()] if events & _POLLOUT else [],
         [sock.fileno()] if events else [],
         timeout,

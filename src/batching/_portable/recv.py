@@ -22,61 +22,25 @@ import operator
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, final
 
 from .._address import Address
 from .._kernel import MSG_CTRUNC, MSG_TRUNC, SLAB_SIZE, WOULD_BLOCK, is_answer
-from ..segments import Segments
-from .control import find_fields, pack_control
+from .control import find_fields
 from .counters import Counters
-from .descriptor import Descriptor
+from .descriptor import POLLIN, Descriptor
 from .message import Message, pin
 from .peers import Peers
+from .pending import Control, Piece, State, Train, fill, next_pieces
+from .segments import Segments
 
 __all__ = ["RecvSlots"]
 
 _COPIED_BELOW: Final = 4096  # so that a kept view of 64 bytes does not pin 64 KiB
 _HAS_RECVMSG = hasattr(socket.socket, "recvmsg_into")  # Windows has not
 
-_Control = list[tuple[int, int, bytes]]
-_Result = tuple[int, _Control, int, Any]  # recvmsg_into's: n, control, flags, address
+_Result = tuple[int, Control, int, Any]  # recvmsg_into's: n, control, flags, address
 _Arrival = tuple[_Result, list[bytearray], int]  # with its slab, and its number in the attempt
-
-
-class _Train(NamedTuple):
-    """A message that came: one datagram or several."""
-
-    slab: list[bytearray]
-    data: memoryview  # of its slab
-    segment_size: int  # of all but the last
-    n_datagrams: int
-    address: Address
-    flags: int  # MSG_TRUNC is its last datagram's, MSG_CTRUNC its first one's
-    control: _Control
-
-    def part(self, first: int, count: int) -> memoryview:
-        size = self.segment_size
-        return self.data[first * size : (first + count) * size]
-
-    def flags_of(self, index: int) -> int:
-        flags = self.flags & MSG_CTRUNC if index == 0 else 0
-        return flags | (self.flags & MSG_TRUNC if index == self.n_datagrams - 1 else 0)
-
-
-class _Piece(NamedTuple):
-    """What a taking call takes of one train."""
-
-    train: _Train
-    first: int
-    n_datagrams: int
-
-
-class _State(NamedTuple):
-    """What is pending.  Each change makes a new one, whose identity tells of the change."""
-
-    trains: list[_Train]  # of which none is changed any more
-    first: int  # datagram of the first of them that goes next
-    pending: int
 
 
 @final
@@ -122,7 +86,7 @@ class RecvSlots:
         self._lock = threading.RLock()
         self._spare: list[list[bytearray]] = []  # slabs, each as recvmsg_into wants it
         self._arrived: list[_Arrival] = []  # of the kernel, not yet made into trains
-        self._state = _State([], 0, 0)
+        self._state = State([], 0, 0)
         self._kept_errno = 0
         self._is_gro = gro
         self.overflows = 0
@@ -157,12 +121,32 @@ class RecvSlots:
             finally:
                 hold = None  # and so leave
 
+    def fetch(
+        self, descriptor: Descriptor, limit: int = 0, patience_s: float = 0
+    ) -> list[tuple[bytes, Address]] | int:
+        """Make an attempt, and take; return its errno if it met one.
+
+        Where there was nothing, sleep for ``patience_s`` at most, and make another.
+        """
+        return self._look(descriptor, patience_s) or self.take(limit)
+
+    def fetch_segments(self, descriptor: Descriptor, patience_s: float = 0) -> list[Segments] | int:
+        """As ``fetch``, of ``take_segments``."""
+        return self._look(descriptor, patience_s) or self.take_segments()
+
+    def _look(self, descriptor: Descriptor, patience_s: float) -> int:
+        _, failure = self.attempt(descriptor)
+        if failure in WOULD_BLOCK and patience_s > 0:
+            descriptor.wait(POLLIN, patience_s, self.ticket)
+            _, failure = self.attempt(descriptor)
+        return failure
+
     def take(self, limit: int = 0) -> list[tuple[bytes, Address]]:
         """Return pending datagrams, ``limit`` at most (0: all)."""
         with self._lock:
             while True:
                 state = self._state
-                pieces = _pieces(state, limit or state.pending)
+                pieces = next_pieces(state, limit or state.pending)
                 taken = []
                 for train, first, count in pieces:
                     data = train.part(first, count).tobytes()
@@ -177,7 +161,7 @@ class RecvSlots:
         with self._lock:
             while True:
                 state = self._state
-                pieces = _pieces(state, state.pending)
+                pieces = next_pieces(state, state.pending)
                 taken, spare = [], []
                 for train, first, count in pieces:
                     data: memoryview | bytes = train.part(first, count)
@@ -199,7 +183,7 @@ class RecvSlots:
             with self._lock:
                 while True:
                     state = self._state
-                    pieces = _pieces(state, len(messages))
+                    pieces = next_pieces(state, len(messages))
                     datagrams = (
                         (train, index)
                         for train, first, count in pieces
@@ -208,7 +192,7 @@ class RecvSlots:
                     n_cut = n_filled = 0
                     for message, (train, index) in zip(messages, datagrams, strict=False):
                         buffer, oob = views[2 * n_filled : 2 * n_filled + 2]
-                        n_cut += _fill(message, buffer, oob, train, index)
+                        n_cut += fill(message, buffer, oob, train, index)
                         n_filled += 1
                     spare = [train.slab for train, _, _ in pieces]
                     if self._leave(state, pieces, spare, n_cut):
@@ -317,12 +301,12 @@ class RecvSlots:
                 count = -(-n // size) if n else 1
                 sender = self._peers._received(address) if address else ()
                 view = memoryview(slab[0])[:n]
-                trains.append(_Train(slab, view, size, count, sender, flags, control))
+                trains.append(Train(slab, view, size, count, sender, flags, control))
             n_messages = len(trains)
             n_trains = sum(train.n_datagrams > 1 for train in trains)
             n_datagrams = sum(train.n_datagrams for train in trains)
             n_bytes = sum(train.data.nbytes for train in trains)
-            new = _State(state.trains + trains, state.first, state.pending + n_datagrams)
+            new = State(state.trains + trains, state.first, state.pending + n_datagrams)
             with counters._lock:
                 if self._state is not state:
                     continue
@@ -338,7 +322,7 @@ class RecvSlots:
             return errno.EBADMSG if n_lost else errno.ESHUTDOWN if n_ends else 0
 
     def _leave(
-        self, state: _State, pieces: list[_Piece], spare: list[list[bytearray]], n_cut: int = 0
+        self, state: State, pieces: list[Piece], spare: list[list[bytearray]], n_cut: int = 0
     ) -> bool:
         """Take ``pieces`` away, unless they are no longer pending, and tell whether they were.
 
@@ -355,7 +339,7 @@ class RecvSlots:
             n_whole -= 1
             spare.pop()
         n_taken = sum(piece.n_datagrams for piece in pieces)
-        new = _State(state.trains[n_whole:], first, state.pending - n_taken)
+        new = State(state.trains[n_whole:], first, state.pending - n_taken)
         with self._counters._lock:
             if self._state is not state:
                 return False
@@ -363,38 +347,3 @@ class RecvSlots:
             self._counters.recv_truncated += n_cut
         self._spare += spare[: max(0, self._max_slots - len(self._spare))]
         return True
-
-
-def _pieces(state: _State, limit: int) -> list[_Piece]:
-    """Return what the next ``limit`` pending datagrams are."""
-    pieces = []
-    first = state.first
-    for train in state.trains:
-        if limit < 1:
-            break
-        count = min(limit, train.n_datagrams - first)
-        pieces.append(_Piece(train, first, count))
-        limit -= count
-        first = 0
-    return pieces
-
-
-def _fill(message: Message, buffer: memoryview, oob: memoryview, train: _Train, index: int) -> bool:
-    """Fill ``message`` with a train's datagram; tell whether its buffer cut that first."""
-    data = train.part(index, 1)
-    n = min(data.nbytes, buffer.nbytes)
-    buffer[:n] = data[:n]
-    flags = train.flags_of(index)
-    is_cut = n < data.nbytes and not flags & MSG_TRUNC
-    control = pack_control(train.control) if index == 0 else b""
-    nn = min(len(control), oob.nbytes)
-    oob[:nn] = control[:nn]
-    if n < data.nbytes:
-        flags |= MSG_TRUNC
-    if nn < len(control):
-        flags |= MSG_CTRUNC
-    message.addr = train.address
-    message.n = n
-    message.nn = nn
-    message.flags = flags
-    return is_cut

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 from .._address import Address
 from .._kernel import SOL_UDP, UDP_SEGMENT, is_answer
-from ..segments import Segments
 from .buffer import byte_view
 from .counters import Counters
 from .descriptor import Descriptor
 from .peers import Peer, Peers
+from .segments import Segments
 from .train import Outgoing, Run, plan
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WINDOW", "SendPlan"]
 
-WINDOW: Final = 1024
+WINDOW: Final = 8192
 _T = TypeVar("_T")
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")  # Windows has not
 _SEGMENT_SIZE: Final = struct.Struct("=H")  # exactly a u16: any other length is EINVAL
@@ -176,6 +176,45 @@ class SendPlan:
                 groups.setdefault(to, []).append(Run(index, 0, n_datagrams, size, view))
         self._lay_out(groups)
         return len(window)
+
+    def dispatch(
+        self, descriptor: Descriptor, datagrams: list[tuple[Buffer, Address | None]]
+    ) -> int:
+        """Load (WINDOW at most), make the first attempt, and return its errno or 0.
+
+        Or -1 if it took all: everything is let go of, and of the plan only
+        ``datagrams_sent`` has a meaning.
+        """
+        self.load(datagrams)
+        return self._depart(descriptor)
+
+    def dispatch_to(
+        self,
+        descriptor: Descriptor,
+        buffers: Sequence[Buffer],
+        address: object,
+        offset: int = 0,
+        header: bytes | None = None,
+    ) -> int:
+        """``load_to``, then as ``dispatch``."""
+        self.load_to(buffers, address, offset, header)
+        return self._depart(descriptor)
+
+    def dispatch_segments(
+        self, descriptor: Descriptor, segments: list[Segments], peer: Peer | None = None
+    ) -> int:
+        """``load_segments``, then as ``dispatch``."""
+        self.load_segments(segments, 0, peer)
+        return self._depart(descriptor)
+
+    def _depart(self, descriptor: Descriptor) -> int:
+        _, failure = self.attempt(descriptor)
+        if failure or self.left:
+            return failure
+        sent = self.datagrams_sent
+        self.release()
+        self.datagrams_sent = sent
+        return -1
 
     def attempt(self, descriptor: Descriptor, limit: int = 1024) -> tuple[int, int]:
         """Send up to ``limit`` messages from ``position``; return (sent, errno or 0).

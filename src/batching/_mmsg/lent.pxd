@@ -1,0 +1,81 @@
+# Memory of the users' buffers that is lent to the kernel.
+#
+# Rule 1: of bytes and bytearrays whoever borrows holds the object itself, and a bytearray is
+# pinned, so that it cannot be resized; anything else is held by its view.
+# Rule 2: all is taken back at one time.  Both may run the objects' own code.
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from libc.stdlib cimport free, realloc
+
+from .linux cimport (
+    BATCHING_HAS_GIL, batching_pin, batching_unpin, is_bytearray, raw_bytearray_data, raw_bytearray_size,
+)
+
+cdef enum:
+    MORE = 128  # buffers: room grows by
+
+cdef struct Lent:
+    Py_buffer *views
+    int n_views, views_capacity
+    PyObject **pinned  # bytearrays, whose memory is to be had without a view
+    int n_pinned, pinned_capacity
+
+
+cdef inline void *with_room(void *array, int n, int *capacity, size_t size) except NULL:
+    cdef void *grown = array
+    if n == capacity[0]:
+        grown = realloc(array, (n + MORE) * size)
+        if grown == NULL:
+            raise MemoryError
+        capacity[0] += MORE
+    return grown
+
+cdef inline int export(Lent *lent, object data, bint is_writable, char **memory, size_t *n_bytes) except -1:
+    cdef Py_buffer *view
+    lent.views = <Py_buffer *>with_room(lent.views, lent.n_views, &lent.views_capacity, sizeof(Py_buffer))
+    view = &lent.views[lent.n_views]
+    try:
+        PyObject_GetBuffer(data, view, PyBUF_WRITABLE if is_writable else PyBUF_SIMPLE)
+    except BufferError as error:
+        raise ValueError(
+            f"the buffer must be {'writable and ' if is_writable else ''}C-contiguous: {error}"
+        ) from error
+    lent.n_views += 1
+    memory[0] = <char *>view.buf
+    n_bytes[0] = view.len
+    return 0
+
+cdef inline int pin(Lent *lent, PyObject *data) except -1:
+    lent.pinned = <PyObject **>with_room(lent.pinned, lent.n_pinned, &lent.pinned_capacity, sizeof(PyObject *))
+    batching_pin(data)
+    lent.pinned[lent.n_pinned] = data
+    lent.n_pinned += 1
+    return 0
+
+cdef inline int lend(Lent *lent, object data, bint is_writable, char **memory, size_t *n_bytes) except -1:
+    if PyBytes_CheckExact(data) and not is_writable:
+        memory[0] = PyBytes_AS_STRING(data)
+        n_bytes[0] = PyBytes_GET_SIZE(data)
+        return 0
+    if BATCHING_HAS_GIL and is_bytearray(<PyObject *>data):
+        pin(lent, <PyObject *>data)
+        memory[0] = raw_bytearray_data(<PyObject *>data)
+        n_bytes[0] = raw_bytearray_size(<PyObject *>data)
+        return 0
+    return export(lent, data, is_writable, memory, n_bytes)
+
+cdef inline int take_back(Lent *lent) except -1:
+    cdef int i, n_views = lent.n_views
+    lent.n_views = 0
+    for i in range(lent.n_pinned):
+        batching_unpin(lent.pinned[i])
+    lent.n_pinned = 0
+    for i in range(n_views):
+        PyBuffer_Release(&lent.views[i])
+    return 0
+
+cdef inline void free_lent(Lent *lent) noexcept:
+    free(lent.views)
+    free(lent.pinned)

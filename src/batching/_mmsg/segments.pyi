@@ -1,0 +1,25 @@
+"""The seam, part 6: trains as the user has them."""
+
+from collections.abc import Iterator
+
+from typing_extensions import Buffer
+
+from .._address import Address
+
+class Segments:
+    """A train: datagrams of ``segment_size`` bytes each, the last of which may be shorter."""
+
+    data: memoryview
+    """All datagrams, read-only, of bytes."""
+    segment_size: int
+    addr: Address | None
+    truncated: bool
+    """The kernel cut the end off (MSG_TRUNC); only of received trains."""
+
+    def __init__(self, data: Buffer, segment_size: int, addr: Address | None = None) -> None: ...
+    def __len__(self) -> int:
+        """Return the number of datagrams; that of no data is 1, an empty one."""
+    def __getitem__(self, index: int) -> memoryview: ...
+    def __iter__(self) -> Iterator[memoryview]: ...
+    def tolist(self) -> list[bytes]:
+        """Return the datagrams as bytes: the quick way to look inside."""

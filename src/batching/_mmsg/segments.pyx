@@ -1,0 +1,106 @@
+"""Segments: a train of datagrams of one size, in one buffer, to or from one address."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromObject
+
+from .slab cimport Slab
+
+
+@cython.freelist(64)
+cdef class Segments:
+    """A train: datagrams of ``segment_size`` bytes each, the last of which may be shorter.
+
+    It is a sequence of memoryviews into ``data``, which is shared and not copied: who
+    keeps one of them keeps the whole buffer.  ``tolist()`` copies the datagrams out.
+
+    Args:
+        data: The datagrams, one after the other: anything with the buffer protocol,
+            C-contiguous.  It is not copied and must not change until it was sent.
+        segment_size: Bytes of every datagram but the last.  For empty ``data`` (one
+            empty datagram) it has no meaning and may be 0.
+        addr: Where the train goes or came from; None on a connected ``Conn``.
+
+    Raises:
+        TypeError: ``data`` has no buffer, ``segment_size`` is not an int.
+        ValueError: ``data`` is not contiguous; ``segment_size`` < 1 with data.
+        Attributes:
+        data: All datagrams, read-only, of bytes; a memoryview.
+        segment_size: Bytes.
+        addr: None on a connected ``Conn``.
+        truncated: The kernel cut the end off (MSG_TRUNC); only of received trains.
+    """
+
+    def __init__(self, data, segment_size, addr=None):
+        cdef object view = memoryview(data)
+        if not view.c_contiguous:
+            raise ValueError("data is not C-contiguous")
+        if not isinstance(segment_size, int):
+            raise TypeError(f"segment_size must be int, not {type(segment_size).__name__}")
+        if segment_size < 1 and (view.nbytes or segment_size < 0):
+            raise ValueError(f"segment_size {segment_size}, must be at least 1")
+        # A view with a zero in its shape cannot be cast; it holds nothing anyway.
+        self.data = view.cast("B").toreadonly() if view.nbytes else memoryview(b"")
+        self.segment_size = segment_size
+        self.addr = addr
+        self.truncated = False
+
+    @property
+    def data(self):
+        with cython.critical_section(self):
+            if self.view is None:
+                self.view = PyMemoryView_FromObject(self.source)
+            return self.view
+
+    @data.setter
+    def data(self, value):
+        with cython.critical_section(self):
+            self.view = value
+            self.source = None
+
+    cdef Py_ssize_t n_bytes(self) except -1:
+        # Without a view, for nobody may ever ask for one.
+        cdef object source = self.source
+        if source is None or self.view is not None:
+            return self.data.nbytes
+        return PyBytes_GET_SIZE(source) if PyBytes_CheckExact(source) else (<Slab>source).n_bytes
+
+    def __len__(self):
+        """Return the number of datagrams; that of no data is 1, an empty one."""
+        cdef Py_ssize_t size, n_bytes = self.n_bytes()
+        if n_bytes == 0:
+            return 1
+        size = self.segment_size
+        if size < 1:
+            raise ValueError(f"segment_size {size}, must be at least 1")
+        return (n_bytes - 1) // size + 1
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            raise TypeError("Segments cannot be sliced; tolist() gives a list")
+        n = len(self)
+        position = index + n if index < 0 else index
+        if not 0 <= position < n:
+            raise IndexError(f"datagram {index} of {n}")
+        start = position * self.segment_size
+        return self.data[start : start + self.segment_size]
+
+    def __iter__(self):
+        data, size = self.data, self.segment_size
+        if not data.nbytes:
+            yield data
+        for start in range(0, data.nbytes, size or 1):
+            yield data[start : start + size]
+
+    def tolist(self):
+        """Return the datagrams as bytes: the quick way to look inside."""
+        data, size = self.data.tobytes(), self.segment_size
+        if not data:
+            return [data]
+        return [data[start : start + size] for start in range(0, len(data), size)]
+
+    def __repr__(self):
+        return (
+            f"<Segments of {len(self)} datagrams, {self.data.nbytes} bytes in segments of"
+            f" {self.segment_size}, addr={self.addr!r}>"
+        )

@@ -1,0 +1,91 @@
+"""Segments: a train of datagrams of one size, in one buffer, to or from one address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .._address import Address
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["Segments"]
+
+
+class Segments:
+    """A train: datagrams of ``segment_size`` bytes each, the last of which may be shorter.
+
+    It is a sequence of memoryviews into ``data``, which is shared and not copied: who
+    keeps one of them keeps the whole buffer.  ``tolist()`` copies the datagrams out.
+
+    Args:
+        data: The datagrams, one after the other: anything with the buffer protocol,
+            C-contiguous.  It is not copied and must not change until it was sent.
+        segment_size: Bytes of every datagram but the last.  For empty ``data`` (one
+            empty datagram) it has no meaning and may be 0.
+        addr: Where the train goes or came from; None on a connected ``Conn``.
+
+    Raises:
+        TypeError: ``data`` has no buffer, ``segment_size`` is not an int.
+        ValueError: ``data`` is not contiguous; ``segment_size`` < 1 with data.
+    """
+
+    __slots__ = ("__weakref__", "addr", "data", "segment_size", "truncated")
+
+    data: memoryview
+    """All datagrams, read-only, of bytes."""
+    segment_size: int
+    addr: Address | None
+    truncated: bool
+    """The kernel cut the end off (MSG_TRUNC); only of received trains."""
+
+    def __init__(self, data: Buffer, segment_size: int, addr: Address | None = None) -> None:
+        view = memoryview(data)
+        if not view.c_contiguous:
+            raise ValueError("data is not C-contiguous")
+        if not isinstance(segment_size, int):
+            raise TypeError(f"segment_size must be int, not {type(segment_size).__name__}")
+        if segment_size < 1 and (view.nbytes or segment_size < 0):
+            raise ValueError(f"segment_size {segment_size}, must be at least 1")
+        # A view with a zero in its shape cannot be cast; it holds nothing anyway.
+        self.data = view.cast("B").toreadonly() if view.nbytes else memoryview(b"")
+        self.segment_size = segment_size
+        self.addr = addr
+        self.truncated = False
+
+    def __len__(self) -> int:
+        """Return the number of datagrams; that of no data is 1, an empty one."""
+        if not self.data.nbytes:
+            return 1
+        return -(-self.data.nbytes // self.segment_size)
+
+    def __getitem__(self, index: int) -> memoryview:
+        if isinstance(index, slice):
+            raise TypeError("Segments cannot be sliced; tolist() gives a list")
+        n = len(self)
+        position = index + n if index < 0 else index
+        if not 0 <= position < n:
+            raise IndexError(f"datagram {index} of {n}")
+        start = position * self.segment_size
+        return self.data[start : start + self.segment_size]
+
+    def __iter__(self) -> Iterator[memoryview]:
+        data, size = self.data, self.segment_size
+        if not data.nbytes:
+            yield data
+        for start in range(0, data.nbytes, size or 1):
+            yield data[start : start + size]
+
+    def tolist(self) -> list[bytes]:
+        """Return the datagrams as bytes: the quick way to look inside."""
+        data, size = self.data.tobytes(), self.segment_size
+        if not data:
+            return [data]
+        return [data[start : start + size] for start in range(0, len(data), size)]
+
+    def __repr__(self) -> str:
+        return (
+            f"<Segments of {len(self)} datagrams, {self.data.nbytes} bytes in segments of"
+            f" {self.segment_size}, addr={self.addr!r}>"
+        )
