@@ -35,6 +35,6 @@ cdef class Arrivals:
     cdef int ask(self, Descriptor descriptor) noexcept
     cdef bint prepare(self, int n) noexcept
     cdef int read_arrivals(self, int received, int asked) noexcept
-    cdef void adapt(self, int received) noexcept
+    cdef void adapt(self, int received, size_t n_bytes) noexcept
     cdef Arrival *next_arrival(self) noexcept
     cdef object sender(self)
