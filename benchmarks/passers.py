@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable
 
 from child import ANY, RECEIVE_BUFFER, Address, bound, host, unbound
-from receivers import SLOT, messages, segment_size
+from receivers import SLOT, Data, messages, segment_size
 
 import batching
 from batching._kernel import SOL_UDP, UDP_GRO, UDP_SEGMENT
 
 Step = Callable[[], object]
+Ask = Callable[[], Data]
 
 
 def _plain(size: int, count: int, to: Address | None) -> tuple[int, Step]:
@@ -99,52 +100,53 @@ PASSERS: dict[str, Callable[[int, int, Address | None], tuple[int, Step]]] = {
 # ---- one request, one response ----
 
 
-def _ask_plainly(data: bytes, to: Address) -> Callable[[], int]:
+def _ask_plainly(data: bytes, to: Address) -> Ask:
     sock = unbound()
     sendto, recvfrom, space = sock.sendto, sock.recvfrom, max(2048, len(data))
 
-    def ask() -> int:
+    def ask() -> Data:
         sendto(data, to)
-        return len(recvfrom(space)[0])
+        return recvfrom(space)[0]
 
     return ask
 
 
-def _ask_by_batch(data: bytes, to: Address) -> Callable[[], int]:
+def _ask_by_batch(data: bytes, to: Address) -> Ask:
     conn = batching.open_conn(ANY)
     pairs = [(data, to)]
 
-    def ask() -> int:
+    def ask() -> Data:
         conn.send_batch(pairs)
-        return len(conn.recv_batch()[0][0])
+        return conn.recv_batch()[0][0]
 
     return ask
 
 
-def _ask_by_segments(data: bytes, to: Address) -> Callable[[], int]:
+def _ask_by_segments(data: bytes, to: Address) -> Ask:
     conn = batching.open_conn(ANY)
     trains = [batching.Segments(data, len(data), to)]
 
-    def ask() -> int:
+    def ask() -> Data:
         conn.send_segments(trains)
-        return conn.recv_segments()[0].data.nbytes
+        return conn.recv_segments()[0].data
 
     return ask
 
 
-def _ask_by_buffers(data: bytes, to: Address) -> Callable[[], int]:
+def _ask_by_buffers(data: bytes, to: Address) -> Ask:
     conn = batching.open_conn(ANY)
     buffers, slots = [bytearray(data)], messages(len(data), 1)
+    view = memoryview(slots[0].buffers[0])
 
-    def ask() -> int:
+    def ask() -> Data:
         conn.write_batch_to(buffers, to)
         conn.read_batch(slots)
-        return slots[0].n
+        return view[: slots[0].n]
 
     return ask
 
 
-ASKERS: dict[str, Callable[[bytes, Address], Callable[[], int]]] = {
+ASKERS: dict[str, Callable[[bytes, Address], Ask]] = {
     "sendto": _ask_plainly,
     "send_batch": _ask_by_batch,
     "write_batch_to": _ask_by_buffers,
