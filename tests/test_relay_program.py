@@ -113,3 +113,7 @@ def test_it_relays_serves_metrics_and_ends_amid_traffic() -> None:
 def test_sigint_ends_it_while_it_waits() -> None:
     with PlainPeer() as one, PlainPeer() as other, Program(one, other) as relay:
         assert relay.end(signal.SIGINT) == (0, "")
+
+
+def test_it_has_less_than_150_lines() -> None:
+    assert len(Path(PROGRAM).read_text(encoding="utf-8").splitlines()) < 150
