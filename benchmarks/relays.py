@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from statistics import median
 
-from outcome import Outcome
+from outcomes import Outcome
 from process import HERE, Process, Result, python
 from throughput import SIZES, Setup, in_turn
 
