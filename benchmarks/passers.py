@@ -6,6 +6,7 @@ given, back to where it came from.  By hand and by ``send_segments`` trains pass
 
 from __future__ import annotations
 
+import itertools
 import socket
 import sys
 from collections.abc import Callable
@@ -75,15 +76,12 @@ def _write_batch_to(size: int, count: int, to: Address | None) -> tuple[int, Ste
     views = [memoryview(slot.buffers[0]) for slot in slots]
 
     def step() -> None:
-        number = conn.read_batch(slots)
-        batch: list[memoryview] = []
-        source = to or slots[0].addr
-        for slot, view in zip(slots[:number], views, strict=False):
-            if to is None and slot.addr != source:
-                out.write_batch_to(batch, source)
-                batch, source = [], slot.addr
-            batch.append(view[: slot.n])
-        out.write_batch_to(batch, source)
+        filled = zip(range(conn.read_batch(slots)), slots, views, strict=False)
+        if to:
+            out.write_batch_to([view[: slot.n] for _, slot, view in filled], to)
+            return
+        for source, group in itertools.groupby(filled, lambda each: each[1].addr):
+            out.write_batch_to([view[: slot.n] for _, slot, view in group], source)
 
     return conn.local_addr()[1], step
 
