@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from statistics import median
 
-from outcome import Outcome
+from outcomes import Outcome
 from process import Process, python
 from throughput import SIZES, Setup
 

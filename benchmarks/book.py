@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from contest import Table
-from outcome import Outcome
+from outcomes import Outcome
 
 
 @dataclass(slots=True)

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 
 from child import (
     CALLS_A_LOOK,
@@ -31,7 +30,7 @@ from child import (
     unbound,
 )
 from pace import say_times, starts
-from passers import ASKERS, PASSERS, Step
+from passers import ASKERS, PASSERS, Ask, Step
 from receivers import RECEIVERS, Receiver
 from senders import SENDERS, Call, Lay, deal
 
@@ -139,18 +138,20 @@ def for_ever(step: Step) -> None:
 
 
 def ping(way: str, size: int, to: Address) -> None:
-    ask = ASKERS[way](pattern(0, size), to)
+    data = pattern(0, size)
+    ask = ASKERS[way](data, to)
     say(ports=[])
     for count, *rate in commands():
-        measure(ask, size, int(count), float(rate[0]) if rate else 0)
+        measure(ask, data, int(count), float(rate[0]) if rate else 0)
 
 
-def measure(ask: Callable[[], int], size: int, count: int, rate: float) -> None:
+def measure(ask: Ask, data: bytes, count: int, rate: float) -> None:
     times, clock, cpu = [], time.perf_counter_ns, time.process_time()
     for start in starts(count, rate):
-        if ask() != size:
-            raise RuntimeError("the answer is not as long as the request")
+        answer = ask()
         times.append(clock() - start)
+        if answer != data:
+            raise RuntimeError("another answer than the request")
     say_times(times, time.process_time() - cpu)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from contenders import Contender
 from entries import Entry, Sample, entry
-from outcome import short
+from outcomes import short
 from paths import PATHS, PathError, ends
 from throughput import Setup, in_turn
 from work import Work

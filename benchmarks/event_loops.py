@@ -16,7 +16,7 @@ from statistics import median
 
 from child import LOOPBACK, RECEIVE_BUFFER
 from event_loop import LAST, MARK, digest, is_here, samples
-from outcome import Outcome
+from outcomes import Outcome
 from process import Process, Result, python
 from throughput import COUNT, SLOTS, Setup, in_turn, live, prefill_calls, prefilled
 

@@ -9,7 +9,7 @@ import threading
 import time
 from statistics import median
 
-from outcome import Outcome
+from outcomes import Outcome
 from process import Process, environment, python
 from throughput import Setup
 

@@ -11,7 +11,7 @@ from statistics import median
 
 from contenders import OURS
 from contest import Row, Table
-from outcome import Outcome
+from outcomes import Outcome
 from work import Work
 
 RATE, CPU, QUEUED, P50 = "wall ns", "cpu ns", "queued cpu ns", "p50"

@@ -12,7 +12,7 @@ import work
 from contenders import contenders
 from contest import Table, compete
 from goals import GOALS, judge
-from outcome import Outcome
+from outcomes import Outcome
 from throughput import SIZES, Setup
 from work import Work
 

@@ -6,17 +6,19 @@ given, back to where it came from.  By hand and by ``send_segments`` trains pass
 
 from __future__ import annotations
 
+import itertools
 import socket
 import sys
 from collections.abc import Callable
 
 from child import ANY, RECEIVE_BUFFER, Address, bound, host, unbound
-from receivers import SLOT, messages, segment_size
+from receivers import SLOT, Data, messages, segment_size
 
 import batching
 from batching._kernel import SOL_UDP, UDP_GRO, UDP_SEGMENT
 
 Step = Callable[[], object]
+Ask = Callable[[], Data]
 
 
 def _plain(size: int, count: int, to: Address | None) -> tuple[int, Step]:
@@ -74,15 +76,12 @@ def _write_batch_to(size: int, count: int, to: Address | None) -> tuple[int, Ste
     views = [memoryview(slot.buffers[0]) for slot in slots]
 
     def step() -> None:
-        number = conn.read_batch(slots)
-        batch: list[memoryview] = []
-        source = to or slots[0].addr
-        for slot, view in zip(slots[:number], views, strict=False):
-            if to is None and slot.addr != source:
-                out.write_batch_to(batch, source)
-                batch, source = [], slot.addr
-            batch.append(view[: slot.n])
-        out.write_batch_to(batch, source)
+        filled = zip(range(conn.read_batch(slots)), slots, views, strict=False)
+        if to:
+            out.write_batch_to([view[: slot.n] for _, slot, view in filled], to)
+            return
+        for source, group in itertools.groupby(filled, lambda each: each[1].addr):
+            out.write_batch_to([view[: slot.n] for _, slot, view in group], source)
 
     return conn.local_addr()[1], step
 
@@ -99,52 +98,53 @@ PASSERS: dict[str, Callable[[int, int, Address | None], tuple[int, Step]]] = {
 # ---- one request, one response ----
 
 
-def _ask_plainly(data: bytes, to: Address) -> Callable[[], int]:
+def _ask_plainly(data: bytes, to: Address) -> Ask:
     sock = unbound()
     sendto, recvfrom, space = sock.sendto, sock.recvfrom, max(2048, len(data))
 
-    def ask() -> int:
+    def ask() -> Data:
         sendto(data, to)
-        return len(recvfrom(space)[0])
+        return recvfrom(space)[0]
 
     return ask
 
 
-def _ask_by_batch(data: bytes, to: Address) -> Callable[[], int]:
+def _ask_by_batch(data: bytes, to: Address) -> Ask:
     conn = batching.open_conn(ANY)
     pairs = [(data, to)]
 
-    def ask() -> int:
+    def ask() -> Data:
         conn.send_batch(pairs)
-        return len(conn.recv_batch()[0][0])
+        return conn.recv_batch()[0][0]
 
     return ask
 
 
-def _ask_by_segments(data: bytes, to: Address) -> Callable[[], int]:
+def _ask_by_segments(data: bytes, to: Address) -> Ask:
     conn = batching.open_conn(ANY)
     trains = [batching.Segments(data, len(data), to)]
 
-    def ask() -> int:
+    def ask() -> Data:
         conn.send_segments(trains)
-        return conn.recv_segments()[0].data.nbytes
+        return conn.recv_segments()[0].data
 
     return ask
 
 
-def _ask_by_buffers(data: bytes, to: Address) -> Callable[[], int]:
+def _ask_by_buffers(data: bytes, to: Address) -> Ask:
     conn = batching.open_conn(ANY)
     buffers, slots = [bytearray(data)], messages(len(data), 1)
+    view = memoryview(slots[0].buffers[0])
 
-    def ask() -> int:
+    def ask() -> Data:
         conn.write_batch_to(buffers, to)
         conn.read_batch(slots)
-        return slots[0].n
+        return view[: slots[0].n]
 
     return ask
 
 
-ASKERS: dict[str, Callable[[bytes, Address], Callable[[], int]]] = {
+ASKERS: dict[str, Callable[[bytes, Address], Ask]] = {
     "sendto": _ask_plainly,
     "send_batch": _ask_by_batch,
     "write_batch_to": _ask_by_buffers,

@@ -134,9 +134,10 @@ static void measure(int fd, struct sockaddr_in *to, uint8_t *data, int size, lon
         int64_t at = rate > 0 ? wait_until(began + (int64_t)((double)i / rate * 1e9)) : nanoseconds();
         if (sendto(fd, data, (size_t)size, 0, (struct sockaddr *)to, sizeof *to) < 0)
             die("sendto");
-        if (recv(fd, answer, sizeof answer, 0) != size)
-            die("recv");
+        ssize_t length = recv(fd, answer, sizeof answer, 0);
         times[i] = nanoseconds() - at;
+        if (length != size || memcmp(answer, data, (size_t)size))
+            die("another answer than the request");
     }
     cpu = (now(CLOCK_PROCESS_CPUTIME_ID) - cpu) * 1e9 / (double)n;
     qsort(times, (size_t)n, sizeof *times, compare);

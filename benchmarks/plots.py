@@ -52,6 +52,8 @@ def draw(book: Book, directory: Path) -> dict[str, list[str]]:
     with mpl.rc_context(settings):
         for group, tables in book.tables.items():
             for name, panels in _figures(group, tables):
+                if not panels:
+                    continue
                 _write(directory / f"{name}.svg", panels)
                 drawn.setdefault(group, []).append(name)
     return drawn

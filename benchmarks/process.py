@@ -29,15 +29,15 @@ def cores() -> tuple[int, int]:
 
 def build(directory: Path) -> list[str]:
     """Compile the ceiling and return the command that runs it."""
-    program = directory / "ceiling"
+    program = str(directory / "ceiling")
     compiler = os.environ.get("CC", "cc")
     subprocess.run(
         [compiler, "-O2", "-Wall", "-Wextra", "-pthread", "-o", program]
-        + [HERE / name for name in CEILING],
+        + [str(HERE / name) for name in CEILING],
         check=True,
         timeout=120,
     )
-    return [str(program)]
+    return [program]
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -91,4 +92,5 @@ def end_with_stdin() -> None:
 if __name__ == "__main__":
     signal.alarm(LIMIT_S)
     threading.Thread(target=end_with_stdin, daemon=True).start()
-    {"ours": ours, "by-hand": by_hand, "forward": forward}[sys.argv[1]](*sys.argv[2:])
+    ways: dict[str, Callable[..., None]] = {"ours": ours, "by-hand": by_hand, "forward": forward}
+    ways[sys.argv[1]](*sys.argv[2:])

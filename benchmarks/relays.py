@@ -18,10 +18,9 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
-from outcome import Outcome
+from outcomes import Outcome
 from process import HERE, Process, Result, python
 from throughput import SIZES, Setup, in_turn
 
@@ -63,8 +62,8 @@ def build_relay() -> str:
     """Compile relay.c; return the program."""
     BUILD.mkdir(parents=True, exist_ok=True)
     program = BUILD / "relay"
-    command = [os.environ.get("CC", "cc"), "-O2", "-o", program, HERE / "relay.c"]
-    subprocess.run(command, check=True, timeout=120)
+    command = [os.environ.get("CC", "cc"), "-O2", "-o", str(program)]
+    subprocess.run([*command, str(HERE / "relay.c")], check=True, timeout=120)
     return str(program)
 
 
@@ -73,7 +72,7 @@ def build_udprelay() -> str:
     if not shutil.which("go"):
         return ""
     program = BUILD / "udprelay"
-    command = ["go", "build", "-o", program, "."]
+    command = ["go", "build", "-o", str(program), "."]
     where = HERE / "peers" / "udprelay"
     done = subprocess.run(command, cwd=where, check=False, timeout=900, capture_output=True)
     return "" if done.returncode else str(program)
@@ -84,7 +83,7 @@ def _relay(setup: Setup, size: int) -> list[Outcome]:
     filled: dict[str, list[Result]] = defaultdict(list)
     with ExitStack() as stack:
         ends, relays = _start(stack, setup, size)
-        for name, (each, port) in relays.items():
+        for name, (_, port) in relays.items():
             _expect(name, ends.ask(f"check {port} {CHECKED_TRAINS}"))
         for number in range(setup.rounds + 1):  # the first warms up
             for name in in_turn(list(relays), number):
@@ -109,8 +108,8 @@ def _start(
     program, tailscale = build_relay(), build_udprelay()
     bound: list[int] = []
     if tailscale:  # it chooses the peers' ports: it has shaken hands with them
-        process = stack.enter_context(Relay([tailscale], setup.cores[1]))
-        answer = process.answer()
+        process = Relay([tailscale], setup.cores[1])
+        answer = stack.enter_context(process).answer()
         port, *bound = answer["ports"]
         assert answer["vni"] == VNI
         relays["udprelay"] = (process, port)
@@ -125,8 +124,8 @@ def _start(
         "send_segments(recv_segments())": python("relay_ways.py", "forward", other),
     }
     for name, command in commands.items():
-        process = stack.enter_context(Relay(command, setup.cores[1]))
-        relays[name] = (process, process.ports()[0])
+        process = Relay(command, setup.cores[1])
+        relays[name] = (process, stack.enter_context(process).ports()[0])
     return ends, relays
 
 

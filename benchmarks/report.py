@@ -17,7 +17,7 @@ from book import Book
 from contest import Row, Table
 from goals import CPU, QUEUED, RATE
 from losses import Loss, losses
-from outcome import Outcome, short
+from outcomes import Outcome, short
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 TITLES = {

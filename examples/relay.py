@@ -102,7 +102,7 @@ class Relay:
             cut = len(train) // 2 * size
             halves = (batching.Segments(d, size, train.addr) for d in (data[:cut], data[cut:]))
             return [part for half in halves for part in self.passing(half)]
-        way.n_datagrams += -(-data.nbytes // size) if size else 1
+        way.n_datagrams += len(train)
         way.n_bytes += data.nbytes
         train.addr = way.to
         return [train] if way.to else []

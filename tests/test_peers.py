@@ -133,3 +133,31 @@ def test_pings_are_answered(process: Any, way: str) -> None:
                 answer = pinger.answer(20)
                 assert 0 < answer["p50"] <= answer["p99"] <= answer["p999"]
                 assert answer["cpu"] > 0
+
+
+@pytest.fixture
+def iperf3(monkeypatch: pytest.MonkeyPatch) -> Any:
+    if not shutil.which("iperf3"):
+        pytest.skip("needs iperf3")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("peers.iperf3")
+
+
+@pytest.mark.slow
+def test_iperf3_tells_what_it_sent_and_what_came(iperf3: Any) -> None:
+    sent, came = iperf3.Pair().run(1400, 0.1)
+    assert sent.datagrams >= came.datagrams > 0
+    assert all(0.9 < each.seconds < 30 and each.cpu > 0 for each in (sent, came))
+
+
+def test_iperf3_that_cannot_serve_is_an_error(iperf3: Any) -> None:
+    nowhere = iperf3.Pair(host="192.0.2.1")  # RFC 5737: nobody's
+    with pytest.raises(RuntimeError, match="iperf3"):
+        nowhere.run(1400, 0.1)
+
+
+def test_iperf3_report_of_a_failure_is_an_error(iperf3: Any) -> None:
+    with pytest.raises(RuntimeError, match="no route"):
+        iperf3.results(b'{"error": "no route"}', 64)
+    with pytest.raises(RuntimeError, match="killed"):
+        iperf3.results(b"killed", 64)

@@ -31,7 +31,7 @@ class Pair:
     """Of the server."""
 
     def run(self, size: int, seconds: float) -> tuple[Result, Result]:
-        """Send datagrams of one size; return what was sent and what came.
+        """Send datagrams of one size for some seconds, one at least; return what went and came.
 
         Seconds and CPU are those of the test alone, by iperf3's own clocks; what is lost is
         the difference of the two.
@@ -40,9 +40,10 @@ class Pair:
             RuntimeError: With iperf3's words, if an end fails.
         """
         port = free_port()
+        whole = max(1, round(seconds))  # it reads 0.5 as 0, which is for ever
         # -l: bytes of a datagram; -b: no limit of the rate, and 128 at a time between two looks
         # at the clock, not 10; -i 0: no reports on the way
-        options = ["-u", "-b", "0/128", "-l", str(size), "-t", str(seconds), "-i", "0", "-J"]
+        options = ["-u", "-b", "0/128", "-l", str(size), "-t", str(whole), "-i", "0", "-J"]
         if self.has_gsro():
             options.append("--gsro")
         command = [*self.client, self.program, "-c", self.host, "-p", str(port), *options]

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -14,20 +16,24 @@ func ping(way string, size int, to netip.AddrPort) {
 	conn := listenFor(to)
 	data := make([]byte, size)
 	fill(data, 0)
-	exchange := func() {
+	space := make([]byte, slot)
+	exchange := func() []byte {
 		write(conn, data, to)
-		if _, _, err := conn.ReadFromUDPAddrPort(data); err != nil {
+		n, _, err := conn.ReadFromUDPAddrPort(space)
+		if err != nil {
 			die("ReadFromUDPAddrPort", err)
 		}
+		return space[:n]
 	}
 	if way == "batching" {
 		upgraded := upgrade(conn, 128)
 		all := messages(128)
 		batch := [][]byte{data}
-		exchange = func() {
+		exchange = func() []byte {
 			writeBatch(upgraded, batch, to)
 			for len(readBatch(upgraded, all)) == 0 {
 			}
+			return all[0].Buffers[0][:all[0].N]
 		}
 	}
 	sayPorts()
@@ -36,13 +42,13 @@ func ping(way string, size int, to netip.AddrPort) {
 		if len(words) > 1 {
 			rate, _ = strconv.ParseFloat(words[1], 64)
 		}
-		say(measure(exchange, number(words[0]), rate))
+		say(measure(exchange, data, number(words[0]), rate))
 	}
 }
 
 // measure times exchanges, started at a rate if one is given.  An exchange that starts late,
 // because the one before took too long, is timed from when it ought to have started.
-func measure(exchange func(), count int, rate float64) map[string]float64 {
+func measure(exchange func() []byte, data []byte, count int, rate float64) map[string]float64 {
 	times := make([]float64, count)
 	c := start()
 	for i := range times {
@@ -58,8 +64,11 @@ func measure(exchange func(), count int, rate float64) map[string]float64 {
 				begin = due
 			}
 		}
-		exchange()
+		answer := exchange()
 		times[i] = float64(time.Since(begin).Nanoseconds())
+		if !bytes.Equal(answer, data) {
+			die("ping", errors.New("another answer than the request"))
+		}
 	}
 	cpu := (cpuSeconds() - c.cpu) * 1e9 / float64(count)
 	slices.Sort(times)

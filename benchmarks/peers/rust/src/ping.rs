@@ -16,7 +16,9 @@ pub fn main(size: usize, to: SocketAddr) {
         let rate = words.get(1).map_or(0.0, |text| text.parse().unwrap_or(0.0));
         measure(crate::number(words[0]), rate, || {
             socket.send_to(&data, None, to);
-            slots.fill(&socket).for_each(drop);
+            for (answer, _) in slots.fill(&socket) {
+                assert!(answer == data, "another answer than the request");
+            }
         });
     });
 }

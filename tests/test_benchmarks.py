@@ -1,0 +1,199 @@
+"""The comparison: who fails is told and nobody else fails; the report keeps what is by hand."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netns import needs_command, needs_netns
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+SECTIONS = ("machine", "goals", "losses", "tables")
+DOCUMENT = "".join(
+    f"## By hand: {name}\n\n<!-- begin: {name} -->\nof old\n<!-- end: {name} -->\n\nWhy {name}.\n"
+    for name in SECTIONS
+)
+SEND = {"sent": 128, "received": 128, "cpu ns": 90.0, "other cpu ns": 80.0}
+MACHINE = {
+    "processor": "A processor",
+    "cpus": 2,
+    "kernel": "Linux",
+    "python": "CPython",
+    "versions": {"batching": "0"},
+    "backend": "native",
+    "gso": True,
+    "gro": False,
+    "max_segments": 64,
+}
+
+
+@pytest.fixture(autouse=True)
+def path_of_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def send_at(wall_ns: float) -> list[dict[str, float]]:
+    """Return what two rounds of sending yield."""
+    return [{**SEND, "wall ns": wall_ns}, {**SEND, "wall ns": wall_ns * 1.1}]
+
+
+def recorded(directory: Path) -> Any:
+    """Return what a run has found, as it was written and read again."""
+    contest, goals, work = module("contest"), module("goals"), module("work")
+    outcome, book = module("outcomes"), module("book")
+    rows = [
+        contest.Row("send_batch", "batching", send_at(100.0), 1024.0),
+        contest.Row("C, 64", "C", send_at(50.0), 1024.0),
+        contest.Row("Go batching", "batching (Go)", send_at(200.0), 1024.0),
+        contest.Row("quinn-udp", "quinn-udp", failure="no Rust toolchain: the row is left out"),
+    ]
+    table = contest.Table(work.Work("send"), rows)
+    lossy = contest.Table(work.Work("send", path="lossy"), [], "no netem here")
+    pings = [{"p50": 2e4, "p99": 3e4, "p999": 4e4, "cpu ns": 9e3, "other cpu ns": 9e3}]
+    ping = contest.Table(work.Work("ping", count=1), [contest.Row("C", "C", pings, 1024.0)])
+    found = book.Book("2026-11-24", MACHINE, {"rounds": 2, "seconds": 0.1, "cores": [0, 1]})
+    for group, each in (("send", table), ("paths", lossy), ("ping", ping)):
+        found.add(group, each)
+    for each in goals.judge(table):
+        found.add("send", each)
+    found.add("latency", outcome.Outcome("ping-pong / plain, p50", [1.25], at_most=1.05))
+    found.failures["echo"] = "interrupted"
+    found.write(directory / "found.json")
+    return book.Book.read(directory / "found.json")
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a report twice, over one of old; return it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        directory = tmp_path_factory.mktemp("report")
+        written = directory / "benchmarks.md"
+        written.write_text(DOCUMENT, encoding="utf-8")
+        found = recorded(directory)
+        module("report").write(found, written)
+        first = written.read_text(encoding="utf-8")
+        module("report").write(found, written)
+    assert written.read_text(encoding="utf-8") == first, "written twice, it is another"
+    return written
+
+
+def test_report_replaces_what_stands_between_markers_and_nothing_else(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert "of old" not in text
+    for name in SECTIONS:
+        assert f"## By hand: {name}\n\n<!-- begin: {name} -->\n" in text
+        assert f"\n<!-- end: {name} -->\n\nWhy {name}.\n" in text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| 1400 B send: send_batch / Go batching, rate | 2.000 | 2.000 to 2.000 | ≥ 1.3 | met |",
+        "| ping-pong / plain, p50 | 1.250 |  | ≤ 1.05 | **missed** |",
+        "| 1400 B send | send_batch | rate | C, 64 (0.500) |",
+        "| quinn-udp | failed: no Rust toolchain: the row is left out |  |  |  |  |  |",
+        "**1400 B send, 1 % loss**: not measured: no netem here",
+        "**echo failed:** interrupted.",
+        "| C | 20.0 | 30.0 | 40.0 | 9000 | 9000 | 1.0 |",
+    ],
+)
+def test_report_tells_what_was_met_missed_lost_and_what_failed(document: Path, line: str) -> None:
+    assert line in document.read_text(encoding="utf-8").splitlines()
+
+
+def test_report_shows_the_plots_that_were_drawn(document: Path) -> None:
+    pytest.importorskip("matplotlib", reason='needs "udp-batching[cli]"')
+    text = document.read_text(encoding="utf-8")
+    for name in ("send", "ping"):
+        assert f"![{name}](benchmarks/{name}.svg)" in text
+        drawn = document.parent / "benchmarks" / f"{name}.svg"
+        assert drawn.read_text(encoding="utf-8").endswith("</svg>\n")
+    assert "paths.svg" not in text
+
+
+def test_report_refuses_a_document_without_one_section_of_each_name() -> None:
+    replaced = module("report").replaced
+    once = "<!-- begin: goals -->\n<!-- end: goals -->\n"
+    for text in ("", once + once, "<!-- begin: goals -->"):
+        with pytest.raises(ValueError, match="sections called goals"):
+            replaced(text, "goals", "new")
+
+
+@pytest.fixture(scope="module")
+def ceiling(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    if not shutil.which("cc"):
+        pytest.skip("needs a C compiler")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CC", raising=False)
+        patch.syspath_prepend(str(BENCHMARKS))
+        return tuple(module("process").build(tmp_path_factory.mktemp("ceiling")))
+
+
+@pytest.fixture
+def setup(ceiling: tuple[str, ...]) -> Any:
+    """Return one short round, with nobody here but C and Python."""
+    programs = module("peers.programs")
+    found = dict.fromkeys(("quinn-udp", "batching (Go)"), programs.Program(missing="not here"))
+    found["C"] = programs.Program(ceiling)
+    return module("throughput").Setup(found, module("process").cores(), 1, 0.01)
+
+
+def contenders(setup: Any, work: Any, *names: str) -> list[Any]:
+    everybody = module("contenders").contenders(setup, work)
+    return [each for each in everybody if each.name in names]
+
+
+def test_contender_that_fails_is_out_and_the_others_go_on(setup: Any) -> None:
+    work = module("work").Work("send", "64", 8)
+    good, gone = contenders(setup, work, "send_batch", "quinn-udp")
+    bad = type(good)("bad", good.peer, good.program, "no such way")
+    table = module("contest").compete(setup, work, [bad, good, gone])
+    assert [row.failure for row in table.rows] == [table.rows[0].failure, "", "not here"]
+    assert "no such way" in table.rows[0].failure
+    assert [len(row.samples) for row in table.rows] == [0, 1, 0]
+    sample = table.row("send_batch").samples[0]
+    assert sample["received"] == sample["sent"] > 0
+
+
+def test_many_destinations_get_their_own_in_order(setup: Any) -> None:
+    order, work = module("order"), module("work").Work("send", "64", 32, destinations=16)
+    for each in contenders(setup, work, "send_batch", "send_segments", "C, 64"):
+        order.arrives_in_order(each, work)
+
+
+def test_destination_that_gets_too_little_is_seen(
+    setup: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, work = module("order"), module("work").Work("send", "64", 8, destinations=2)
+    monkeypatch.setattr(order, "hosts", lambda number: ["127.0.1.1"] * 2)
+    (each,) = contenders(setup, work, "send_batch")
+    with pytest.raises(RuntimeError, match="1 of 2 destinations"):
+        order.arrives_in_order(each, work)
+
+
+@needs_netns
+@needs_command("ethtool", "nsenter")
+def test_work_is_done_over_a_veth_that_merges(setup: Any) -> None:
+    work = module("work").Work("receive", path="merged")
+    table = module("contest").compete(setup, work, contenders(setup, work, "recv_segments"))
+    assert not table.failure
+    assert [row.failure for row in table.rows] == [""]
+    assert table.rows[0].samples[0]["received"] > 0
+
+
+def test_path_that_cannot_be_made_says_why(
+    setup: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    work = module("work").Work("send", path="veth")
+    table = module("contest").compete(setup, work, [])
+    assert table.failure == "unshare: No such file or directory"
