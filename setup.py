@@ -31,4 +31,7 @@ for noun in ("arrivals", "descriptor", "message", "peers", "recv", "segments", "
     directives = {"freethreading_compatible": True, "language_level": 3}
     vars(part).update(cython_c_in_temp=True, cython_directives=directives)
     core.append(part)
-setup(ext_modules=core if sys.platform == "linux" and wanted != "no" else [])
+setup(
+    ext_modules=core if sys.platform == "linux" and wanted != "no" else [],
+    options={"build_ext": {"parallel": os.cpu_count()}},
+)
