@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def run(names: list[str], setup: Setup, book: Book) -> None:
     """Run groups and add what they find; who fails, or is interrupted, is noted."""
     for name in names:
         print(f"{name}:", flush=True)
+        began = time.monotonic()
         try:
             for found in GROUPS[name](setup):
                 book.add(name, found)
@@ -48,13 +50,14 @@ def run(names: list[str], setup: Setup, book: Book) -> None:
         except KeyboardInterrupt:
             book.failures[name] = "interrupted"
             return
+        print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
 
 
 def main() -> int:
     wanted = arguments()
     chosen = wanted.only or list(GROUPS)
     names = [name for each in chosen for name in FAMILIES.get(each, [each])]
-    rounds, seconds = (3, 0.1) if wanted.quick else (7, 0.2)
+    rounds, seconds = (3, 0.1) if wanted.quick else (7, 0.15)
     setup = Setup(programs(), cores(), rounds, seconds, wanted.quick)
     if not setup.ceiling:
         sys.exit(f"nothing to compare with: {setup.programs['C'].missing}")

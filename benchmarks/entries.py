@@ -50,6 +50,12 @@ class Entry:
     def to(self, port: int) -> str:
         return f"{self.ends.host}:{port}" if self.ends.host else str(port)
 
+    @property
+    def checked(self) -> int:
+        """Datagrams of a check: no more than a contender keeps."""
+        holds = self.contender.holds
+        return CHECKED if holds is None else holds // 2
+
     def start(self) -> None:
         raise NotImplementedError
 
@@ -94,7 +100,7 @@ class Sending(Entry):
         if self.work.destinations > 1:
             arrives_in_order(self.contender, self.work)
         else:
-            compared(self.sender, self.other, CHECKED)
+            compared(self.sender, self.other, self.checked)
 
     def round(self) -> Sample:
         sent, received = live(self.sender, self.other, self.setup.seconds)
@@ -124,8 +130,7 @@ class Receiving(Entry):
         self.sender.ports()
 
     def check(self) -> None:
-        holds = self.contender.holds
-        compared(self.sender, self.receiver, CHECKED if holds is None else holds // 2)
+        compared(self.sender, self.receiver, self.checked)
 
     def round(self) -> Sample:
         sent, received = live(self.sender, self.receiver, self.setup.seconds)
@@ -199,7 +204,7 @@ class Forwarding(Entry):
         self.sender.ports()
 
     def check(self) -> None:
-        compared(self.sender, self.other, CHECKED)
+        compared(self.sender, self.other, self.checked)
 
     def round(self) -> Sample:
         calls = prefill_calls(round(self.work.mean_size))
@@ -276,7 +281,7 @@ class Pairing(Entry):
         self.sender.ports()
 
     def check(self) -> None:
-        compared(self.sender, self.receiver, CHECKED)
+        compared(self.sender, self.receiver, self.checked)
 
     def round(self) -> Sample:
         sent, received = live(self.sender, self.receiver, self.setup.seconds)

@@ -11,7 +11,7 @@ import relays
 import work
 from contenders import contenders
 from contest import Table, compete
-from goals import GOALS, judge
+from goals import judge
 from outcomes import Outcome
 from throughput import SIZES, Setup
 from work import Work
@@ -27,8 +27,7 @@ def side_by_side(works: Iterable[Work]) -> Group:
         for each in works:
             if setup.is_quick and not each.is_quick:
                 continue
-            is_judged = any(goal.work == each for goal in GOALS)
-            how = setup if is_judged or each.is_base else setup.shorter()
+            how = setup if each.is_base else setup.shorter()
             table = compete(how, each, list(contenders(how, each)))
             yield table
             yield from judge(table)
