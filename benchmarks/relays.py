@@ -11,9 +11,7 @@ length and serial number.  CPU time is that of the relay's process, all threads,
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import time
 from collections import defaultdict
 from contextlib import ExitStack
@@ -21,6 +19,7 @@ from dataclasses import replace
 from statistics import median
 
 from outcomes import Outcome
+from peers.programs import BUILD, MissingError, go, run, tool
 from process import HERE, Process, Result, python
 from throughput import SIZES, Setup, in_turn
 
@@ -33,9 +32,6 @@ CHECKED_TRAINS = 200
 PREFILL = 4 << 20  # bytes: they fit in 7 MiB, which the kernel doubles for what it adds itself
 PREFILL_TRAINS = 500
 PREFILL_CYCLES = 8
-BUILD = HERE.parent / "build" / "peers"
-RELAYS = ("C", "ours", "udprelay", "by hand")
-FORWARDERS = ("C, forward", "send_segments(recv_segments())")
 
 
 class Relay(Process):
@@ -61,21 +57,20 @@ def relay(setup: Setup) -> list[Outcome]:
 def build_relay() -> str:
     """Compile relay.c; return the program."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    program = BUILD / "relay"
-    command = [os.environ.get("CC", "cc"), "-O2", "-o", str(program)]
-    subprocess.run([*command, str(HERE / "relay.c")], check=True, timeout=120)
-    return str(program)
+    program = str(BUILD / "relay")
+    run([tool(os.environ.get("CC", "cc")), "-O2", "-o", program, str(HERE / "relay.c")])
+    return program
 
 
 def build_udprelay() -> str:
-    """Build Tailscale's relay; return the program, or "" where there is no Go."""
-    if not shutil.which("go"):
-        return ""
+    """Build Tailscale's relay; return the program, "" where that cannot be, and say why."""
     program = BUILD / "udprelay"
-    command = ["go", "build", "-o", str(program), "."]
-    where = HERE / "peers" / "udprelay"
-    done = subprocess.run(command, cwd=where, check=False, timeout=900, capture_output=True)
-    return "" if done.returncode else str(program)
+    try:
+        go(HERE / "peers" / "udprelay", program)
+    except MissingError as why:
+        print(f"  udprelay: {why}", flush=True)
+        return ""
+    return str(program)
 
 
 def _relay(setup: Setup, size: int) -> list[Outcome]:
