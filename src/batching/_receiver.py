@@ -79,11 +79,12 @@ class Receiver:
 
     def batch_at_once(self) -> list[tuple[bytes, Address]]:
         """Return what one attempt brings; nothing if it brings nothing, whatever the timeout."""
-        slots = self.slots
-        pending, error = slots.attempt(self._descriptor)
-        if error and error not in WOULD_BLOCK:
-            self._raise_for(error)
-        return slots.take() if pending else []
+        found = self.slots.fetch(self._descriptor)
+        if not isinstance(found, int):
+            return found
+        if found not in WOULD_BLOCK:
+            self._raise_for(found)
+        return self.slots.take()  # what came beside a message that was lost
 
     def segments(self) -> list[Segments]:
         """Return trains, one at least."""

@@ -135,16 +135,6 @@ class DatagramTransport(SendingTransport):
         finally:
             self._conn.close()
 
-    def __del__(self) -> None:
-        if self._conn is not None:
-            if self._deferred and self._sock is not None:
-                with contextlib.suppress(Exception):
-                    self._conn.send_batch(self._deferred)
-            try:
-                super().__del__()  # warns, if it was not closed
-            finally:
-                self._conn.close()
-
 
 def make_transport(loop: Any, sock: socket.socket, *arguments: Any, **extra: Any) -> Any:
     """Return a transport for a datagram socket: a plain one where it is not one of UDP."""

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio import selector_events
-from typing import Any
+from typing import Any, Final
+
+SENDS_EMPTY: Final = sys.version_info >= (3, 13)  # before it, sendto(b"") does nothing
+HEADER: Final = 8 if SENDS_EMPTY else 0  # bytes that a datagram adds to the write buffer's size
+# They stay counted once it is sent: CPython's own mistake.
+_LEAKS: Final = (3, 13) <= sys.version_info < (3, 13, 6)
 
 _Base: Any = selector_events._SelectorDatagramTransport  # type: ignore[attr-defined]
 
@@ -20,12 +26,6 @@ class PlainTransport(_Base):  # type: ignore[misc]
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         super().set_protocol(protocol)
         self._takes_batches = takes_batches(protocol)
-
-    def get_write_buffer_size(self) -> int:
-        if not self._buffer:
-            self._buffer_size = 0  # 3.13.0 to 3.13.5 leave 8 bytes of each datagram sent
-        size: int = self._buffer_size
-        return size
 
     def _send_plainly(self, data: Any, addr: Any) -> None:
         if self._extra["peername"]:
@@ -45,6 +45,37 @@ class PlainTransport(_Base):  # type: ignore[misc]
                 self._protocol.error_received(exc)
                 return
             self._protocol.datagrams_received([datagram])
+
+    def _sendto_ready(self) -> None:
+        if not _LEAKS:
+            super()._sendto_ready()
+            return
+        while self._buffer:
+            data, addr = self._buffer.popleft()
+            self._buffer_size -= len(data) + HEADER
+            try:
+                self._send_plainly(data, addr)
+            except (BlockingIOError, InterruptedError):
+                self._buffer.appendleft((data, addr))
+                self._buffer_size += len(data) + HEADER
+                break
+            except OSError as exc:
+                self._protocol.error_received(exc)
+                return
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:  # noqa: BLE001 - as CPython's own
+                self._fatal_error(exc, "Fatal write error on datagram transport")
+                return
+        self._end_of_buffer()
+
+    def _end_of_buffer(self) -> None:
+        """Go on, once all that there is room for has left."""
+        self._maybe_resume_protocol()  # may append to buffer
+        if not self._buffer:
+            self._loop._remove_writer(self._sock_fd)
+            if self._closing:
+                self._call_connection_lost(None)
 
 
 def is_contiguous(data: bytes | bytearray | memoryview) -> bool:

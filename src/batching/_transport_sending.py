@@ -8,9 +8,9 @@ address is no numeric tuple) goes the plain way, after the others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import socket
-import sys
 import time
 import weakref
 from _thread import get_ident
@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._errors import SendBlocked, SendError
 from ._open import share_socket
-from ._transport_plain import PlainTransport, is_contiguous
+from ._transport_plain import HEADER, SENDS_EMPTY, PlainTransport, is_contiguous
 from ._transport_socket import TransportSocket
 from ._waiter import renew_after_fork
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._address import Address
 
     Item = tuple[bytes, Address | None]
 
-_SENDS_EMPTY: Final = sys.version_info >= (3, 13)  # before it, sendto(b"") does nothing
-_HEADER: Final = 8 if _SENDS_EMPTY else 0  # bytes that a datagram adds to the write buffer's size
 _MAX_DEFERRED: Final = 512  # datagrams
 _MAX_KNOWN: Final = 1024  # addresses
 _MAX_FLUSHED: Final = 1024  # datagrams: a window
@@ -40,6 +40,9 @@ _NOBODY: Final = object()
 _cpython: Final[Any] = selector_events
 clock_ns: Final = time.perf_counter_ns
 _running_loop: Final = asyncio._get_running_loop
+# A transport that becomes garbage, with its protocol, must find its socket open in __del__:
+# what else is in the cycle may have been finalized before.
+_have_waiting: Final[set[Any]] = set()
 
 
 class SendingTransport(PlainTransport):
@@ -71,6 +74,7 @@ class SendingTransport(PlainTransport):
         self._has_sent = False  # in this burst
         self._sent_at = 0  # time.perf_counter_ns()
         self._is_flush_due = False
+        self._is_shown = False  # its repr is being made
         self._deferred: list[Item] = []
         self._known: dict[int, Any] = {}  # numeric addresses by their ids; they live here
         renew_after_fork(self)
@@ -78,6 +82,7 @@ class SendingTransport(PlainTransport):
     def after_fork(self) -> None:
         """Leave to the parent, in a forked child, what waits."""
         self._deferred = []
+        _have_waiting.discard(self._conn)
 
     def sendto(self, data: Any, addr: Any = None) -> None:
         waiting = self._deferred
@@ -99,7 +104,7 @@ class SendingTransport(PlainTransport):
             raise TypeError(
                 f"data argument must be a bytes-like object, not {type(data).__name__!r}"
             )
-        if not _SENDS_EMPTY and not data:
+        if not SENDS_EMPTY and not data:
             return
         if self._address:
             if addr not in (None, self._address):
@@ -130,13 +135,35 @@ class SendingTransport(PlainTransport):
         self._conn_lost += 1
 
     def get_write_buffer_size(self) -> int:
-        self._flush_here()  # without batches it would have left, or be in the buffer
+        """As CPython's; what waits is sent first: it would have left, or be in the buffer."""
+        if not self._is_shown:
+            self._flush_here()
         size: int = self._buffer_size
         return size
+
+    def __repr__(self) -> str:
+        self._is_shown = True  # to look at a transport sends nothing, and calls nobody
+        try:
+            text: str = super().__repr__()
+        finally:
+            self._is_shown = False
+        return text
 
     def close(self) -> None:
         self._flush()
         super().close()
+
+    def __del__(self) -> None:
+        if self._conn is None:
+            return
+        if self._deferred and self._sock is not None:
+            with contextlib.suppress(Exception):  # nobody is there to be told
+                self._conn.send_batch(self._deferred)
+        _have_waiting.discard(self._conn)
+        try:
+            super().__del__()  # warns, if it was not closed
+        finally:
+            self._conn.close()
 
     def _force_close(self, exc: BaseException | None) -> None:
         self._flush()  # without batches it would have left before
@@ -158,8 +185,10 @@ class SendingTransport(PlainTransport):
 
     def _can_wait(self, data: Any, addr: Any) -> bool:
         """Tell whether it may be sent at the end of the turn, by a batch."""
+        loop = self._runs_in
         return (
-            _running_loop() is self._runs_in  # else the end may be far
+            _running_loop() is loop  # else the end may be far,
+            and not getattr(loop, "_stopping", False)  # and here it may be that of the loop
             and is_contiguous(data)
             and self._is_numeric(addr)
         )
@@ -182,6 +211,7 @@ class SendingTransport(PlainTransport):
     def _defer(self, data: Any, addr: Any) -> None:
         # What waits must not change.
         data = data if type(data) is bytes else bytes(memoryview(data))
+        _have_waiting.add(self._conn)
         self._deferred.append((data, None if self._is_peer_fixed else addr))
         if type(addr) is tuple and not self._is_peer_fixed:
             if len(self._known) >= _MAX_KNOWN:
@@ -206,7 +236,8 @@ class SendingTransport(PlainTransport):
         if not self._deferred:
             return
         waiting, self._deferred = self._deferred, []
-        errors, unsent = self._send_batch(waiting)
+        _have_waiting.discard(self._conn)
+        errors, unsent = self._attempt(waiting, self._conn.send_batch, waiting)
         for item in unsent:
             self._keep(*item)
         if unsent:
@@ -215,13 +246,12 @@ class SendingTransport(PlainTransport):
         if self._buffer:
             self._maybe_pause_protocol()
 
-    def _send_batch(self, batch: list[Item]) -> tuple[list[OSError], list[Item]]:
-        """Send; return errors, and what found no room.  The first's address tells the way."""
+    def _attempt(
+        self, batch: list[Item], send: Callable[..., object], *arguments: Any
+    ) -> tuple[list[OSError], list[Item]]:
+        """Send a batch by a call; return errors, and what found no room."""
         try:
-            if len(batch) > 1 or self._is_numeric(batch[0][1]):
-                self._conn.send_batch(batch)
-            else:
-                self._send_plainly(*batch[0])
+            send(*arguments)
         except SendError as error:
             errors = [error.errors[index] for index in sorted(error.errors)]
             if isinstance(error, SendBlocked):
@@ -258,7 +288,7 @@ class SendingTransport(PlainTransport):
 
     def _keep(self, data: bytes, addr: Any) -> None:
         self._buffer.append((data, addr))
-        self._buffer_size += len(data) + _HEADER
+        self._buffer_size += len(data) + HEADER
 
     def _sendto_ready(self) -> None:
         while self._buffer:
@@ -267,20 +297,19 @@ class SendingTransport(PlainTransport):
             batch = [self._buffer.popleft() for _ in range(max(n, 1))]
             if self._is_peer_fixed:
                 batch = [(data, None) for data, _ in batch]
-            self._buffer_size -= sum(len(data) + _HEADER for data, _ in batch)
-            errors, unsent = self._send_batch(batch)
+            self._buffer_size -= sum(len(data) + HEADER for data, _ in batch)
+            if n:
+                errors, unsent = self._attempt(batch, self._conn.send_batch, batch)
+            else:
+                errors, unsent = self._attempt(batch, self._send_plainly, *batch[0])
             self._buffer.extendleft(reversed(unsent))
-            self._buffer_size += sum(len(data) + _HEADER for data, _ in unsent)
+            self._buffer_size += sum(len(data) + HEADER for data, _ in unsent)
             self._tell(errors)
             if errors or self._conn_lost:
                 return  # as CPython's own, which goes on in the next turn
             if unsent:
                 break
-        self._maybe_resume_protocol()  # may append to buffer
-        if not self._buffer:
-            self._loop._remove_writer(self._sock_fd)
-            if self._closing:
-                self._call_connection_lost(None)
+        self._end_of_buffer()
 
     def _tell(self, errors: list[OSError]) -> None:
         if errors:

@@ -37,11 +37,24 @@ class EventLoop(asyncio.SelectorEventLoop):
 
     def run_forever(self) -> None:
         """Run until stopped; what was sent in the last turn has left, too."""
+        is_refused = asyncio._get_running_loop() is not None
         try:
             super().run_forever()
         finally:
-            for transport in list(self._transports.values()):  # type: ignore[attr-defined]
-                flush(transport)
+            if not is_refused:
+                _end_last_turn(self)
+
+
+def _end_last_turn(loop: Any) -> None:
+    """Flush the transports of a loop that has stopped, as in a turn of it: errors are told."""
+    loop._stopping, loop._thread_id = True, threading.get_ident()
+    asyncio._set_running_loop(loop)
+    try:
+        for transport in list(loop._transports.values()):
+            flush(transport)
+    finally:
+        asyncio._set_running_loop(None)
+        loop._stopping, loop._thread_id = False, None
 
 
 def new_event_loop() -> EventLoop:

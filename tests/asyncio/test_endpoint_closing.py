@@ -22,7 +22,6 @@ from stage import (
     World,
     compare,
     each_world,
-    needs_exact_sizes,
 )
 
 scenarios = Scenarios()
@@ -76,7 +75,7 @@ async def what_an_error_has_sent_as_it_closes(stage: Stage) -> None:
     await stage.collect(5)
 
 
-@scenarios.marked(needs_exact_sizes)
+@scenarios
 async def what_is_sent_when_writing_resumes_as_it_closes(stage: Stage) -> None:
     to = stage.sink().address
     a = await stage.endpoint("a", resume_writing=sends(to, b"1", b"2", b"3", b"4"))

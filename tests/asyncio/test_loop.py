@@ -72,6 +72,65 @@ def test_what_a_turn_that_ends_with_ctrl_c_sent_has_left(peer: PlainPeer) -> Non
     end(loop, transport)
 
 
+class Regretting(asyncio.DatagramProtocol):
+    """Answers an error by sending, and by stopping the loop."""
+
+    def __init__(self, peer: PlainPeer) -> None:
+        self.peer = peer
+        self.loops: list[Any] = []
+        self.transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def error_received(self, exc: Exception) -> None:
+        loop = asyncio.get_running_loop()
+        self.loops.append(loop if loop.is_running() else None)
+        for data in (b"sorry", b"so sorry"):
+            self.transport.sendto(data, self.peer.address)
+        loop.stop()
+
+
+@pytest.mark.parametrize("world", [STOCK, LOOP], ids=repr)
+def test_errors_of_the_last_turn_are_told_in_the_running_loop(
+    world: World, peer: PlainPeer
+) -> None:
+    def send_too_much() -> None:
+        for data in (b"0", b"1", bytes(65508), b"3"):
+            transport.sendto(data, peer.address)
+
+    loop = world.new_loop()
+    create = world.create(lambda: Regretting(peer), local_addr=(HOST, 0))
+    transport, protocol = loop.run_until_complete(create)
+    loop.call_soon(send_too_much)
+    loop.stop()
+    loop.run_forever()
+    assert protocol.loops == [loop]
+    assert sorted(peer.collect(5)) == [b"0", b"1", b"3", b"so sorry", b"sorry"]
+    assert loop.run_until_complete(asyncio.sleep(0.001, "goes on")) == "goes on"
+    end(loop, transport)
+
+
+def refuse(world: World) -> bool:
+    """Tell whether the running loop is still known after another was refused to run."""
+
+    async def main() -> bool:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(RuntimeError):
+            inner.run_forever()
+        return asyncio._get_running_loop() is loop
+
+    inner = world.new_loop()
+    with world.running() as runner:
+        is_known = runner.run(main())
+    inner.close()
+    return is_known
+
+
+def test_a_loop_that_is_refused_to_run_is_as_on_stock() -> None:
+    assert refuse(LOOP) == refuse(STOCK)  # 3.13.0 forgets it
+
+
 @each_world
 def test_what_is_sent_while_the_loop_does_not_run_leaves_at_once(
     world: World, peer: PlainPeer
@@ -115,6 +174,40 @@ def test_what_main_sent_last_leaves(world: World, peer: PlainPeer) -> None:
 def forget(kept: list[Any]) -> None:
     kept.clear()
     gc.collect()
+
+
+@each_world
+def test_what_waits_leaves_with_a_transport_whose_cycle_is_collected(
+    world: World, peer: PlainPeer
+) -> None:
+    """What is in the cycle beside it, its socket for one, is finalized in any order."""
+    loop = world.new_loop()
+    create = world.create(lambda: Regretting(peer), local_addr=(HOST, 0))
+    kept = [loop.run_until_complete(create)]
+    loop.call_soon(send, kept[0][0], peer)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    del loop, create
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        forget(kept)
+    assert peer.collect(5) == SENT
+
+
+@each_world
+def test_to_look_at_a_transport_sends_nothing(world: World, peer: PlainPeer) -> None:
+    async def main() -> None:
+        transport: Any = (await world.create(asyncio.DatagramProtocol, local_addr=(HOST, 0)))[0]
+        while not transport._deferred:
+            transport.sendto(b"x", peer.address)
+        repr(transport)
+        assert transport._deferred
+        transport.get_write_buffer_size()
+        assert not transport._deferred
+        transport.close()
+
+    with world.running() as runner:
+        runner.run(main())
 
 
 async def talk(stage: Stage) -> None:
