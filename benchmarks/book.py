@@ -32,6 +32,12 @@ class Book:
         else:
             self.outcomes.setdefault(group, []).append(found)
 
+    def update(self, other: Book) -> None:
+        """Take over the groups of another run; on what it was measured stays."""
+        self.tables |= other.tables
+        self.outcomes |= other.outcomes
+        self.failures |= other.failures
+
     def all_tables(self) -> Iterator[Table]:
         for tables in self.tables.values():
             yield from tables

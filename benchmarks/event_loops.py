@@ -272,12 +272,12 @@ def quic(setup: Setup) -> list[Outcome]:
     if lacking := [name for name in needed if importlib.util.find_spec(name) is None]:
         print(f"  not installed: {', '.join(lacking)}", flush=True)
         return []
-    is_quick = setup.rounds <= 3
+    is_quick = setup.is_quick
     rounds = min(setup.rounds, 5)  # a transfer takes seconds
     amounts = {
-        "download": (10 if is_quick else 100) * MB,
-        "upload": (10 if is_quick else 100) * MB,
-        "messages": 300 if is_quick else 3000,
+        "download": (10 if is_quick else 30) * MB,
+        "upload": (10 if is_quick else 30) * MB,
+        "messages": 300 if is_quick else 1000,
     }
     wall: dict[tuple[str, str], list[float]] = defaultdict(list)
     cpu: dict[tuple[str, str], list[float]] = defaultdict(list)

@@ -18,7 +18,7 @@ KIB = 1024
 
 
 def memory(setup: Setup) -> list[Outcome]:
-    datagrams = 10_000_000 if setup.rounds > 3 else 1_000_000
+    datagrams = 1_000_000 if setup.is_quick else 10_000_000
 
     def ask(*question: object) -> float:
         with Process(python("memory.py", *question), setup.cores[0]) as process:

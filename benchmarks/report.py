@@ -1,6 +1,7 @@
 """docs/benchmarks.md: what a run found stands between markers, and what is written by hand stays.
 
-python benchmarks/report.py FILE.json    write it anew from what a run has written with --json
+python benchmarks/report.py FILE...    write it anew from what runs have written with --json:
+                                       a group is taken from the last that has it
 """
 
 from __future__ import annotations
@@ -242,4 +243,7 @@ def _cell(row: Row, column: str, size: float) -> str:
 
 
 if __name__ == "__main__":
-    write(Book.read(Path(sys.argv[1])))
+    first, *others = (Book.read(Path(name)) for name in sys.argv[1:])
+    for other in others:
+        first.update(other)
+    write(first)
