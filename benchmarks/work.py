@@ -78,6 +78,8 @@ class Work:
     @property
     def is_quick(self) -> bool:
         """Say whether it is done when there is little time."""
+        if self.role == "receive" and self.count == 1:
+            return False
         return self.is_base or self.destinations == max(MANY) or self.path == "merged"
 
     @property
