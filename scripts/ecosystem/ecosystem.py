@@ -71,7 +71,8 @@ def tell(verdict: Verdict) -> None:
     for test in verdict.better:
         print(f"  better: {test}")
     for test, text in verdict.flaky.items():
-        print(f"  flaky: {test}: {text}")
+        said = verdict.ours.texts.get(test) or verdict.stock.texts.get(test)
+        print(f"  flaky: {test}: {text}\n{said}")
     for test in sorted(verdict.stock.tests("failed") & verdict.ours.tests("failed")):
         print(f"  fails on both: {test}")
 

@@ -11,7 +11,6 @@ import asyncio
 import faulthandler
 import json
 import os
-import socket
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,21 +49,6 @@ def run_on_ours() -> None:
     kind.create_datagram_endpoint = create_datagram_endpoint
 
 
-def name_localhost() -> None:
-    """Let localhost be ::1 too, where /etc/hosts does not: suites look it up for IPv6."""
-    look_up = socket.getaddrinfo
-    try:
-        look_up("localhost", 0, socket.AF_INET6)
-    except socket.gaierror:
-
-        def getaddrinfo(host: Any, port: Any, family: int = 0, *others: Any, **more: Any) -> Any:
-            if host in ("localhost", b"localhost") and family == socket.AF_INET6:
-                host = "::1"
-            return look_up(host, port, family, *others, **more)
-
-        vars(socket)["getaddrinfo"] = getaddrinfo
-
-
 def tell(**line: object) -> None:
     with LOG.open("a") as log:
         log.write(json.dumps(line) + "\n")
@@ -87,6 +71,5 @@ def pytest_sessionfinish() -> None:
     faulthandler.dump_traceback_later(_EXIT_LIMIT_S, exit=True)  # a failed test's thread waits on
 
 
-name_localhost()
 if os.environ["ECOSYSTEM_LOOP"] == "ours":
     run_on_ours()
