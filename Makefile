@@ -54,7 +54,7 @@ test-faults: $(BUILT) ## run the slow tests, most of faults, over each back end 
 test-kernels: $(BUILT) ## run the tests of what the kernel answers in others (KERNELS="5.10 6.1" BACKENDS=native)
 	@$(RUN) scripts/kernels/main.py test --kernels "$(KERNELS)" --backends "$(BACKENDS)" -- $(ARGS)
 
-test-ecosystem: $(BUILT) ## run other packages' tests on our loop, HTTP/3, DNS; 45 min (ARGS="--quick aioice http3")
+test-ecosystem: $(BUILT) ## run other packages' tests on our loop, HTTP/3, DNS; 35 min (ARGS="--quick aioice http3")
 	@$(RUN) scripts/ecosystem/ecosystem.py $(ARGS)
 
 test-sanitized: $(BUILT) ## run all tests, slow ones too, over the native core under ASan and UBSan (ARGS="-k twins")
