@@ -29,7 +29,7 @@ from prometheus_client import REGISTRY, start_http_server
 from prometheus_client.core import CounterMetricFamily
 
 import batching
-from batching.geneve import GeneveHeader, VirtualNetworkID, uniform_header
+from batching.geneve import GENEVE_FIXED_HEADER_LENGTH, GeneveHeader, VirtualNetworkID
 from batching.metrics import prometheus_collector
 
 FATES = ("bad header", "control", "unknown VNI", "unknown peer", "truncated", "unsent")
@@ -91,19 +91,19 @@ class Relay:
 
     def passing(self, train: batching.Segments) -> list[batching.Segments]:
         """Return what may pass of a train, with the address that it goes to."""
-        data, size = train.data, train.segment_size
         if train.truncated:
             way = self.drops["truncated"]
-        elif header := uniform_header(data, size):
+        elif header := train.common_header(GENEVE_FIXED_HEADER_LENGTH):
             way = self.way(header, train.addr)
         elif len(train) == 1:
             way = self.drops["bad header"]
         else:
+            data, size = train.data, train.segment_size
             cut = len(train) // 2 * size
             halves = (batching.Segments(d, size, train.addr) for d in (data[:cut], data[cut:]))
             return [part for half in halves for part in self.passing(half)]
         way.n_datagrams += len(train)
-        way.n_bytes += data.nbytes
+        way.n_bytes += train.nbytes
         train.addr = way.to
         return [train] if way.to else []
 

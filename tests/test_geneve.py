@@ -17,7 +17,6 @@ from batching.geneve import (
     GENEVE_PROTOCOL_WIREGUARD,
     GeneveHeader,
     VirtualNetworkID,
-    uniform_header,
 )
 
 HEADERS = st.builds(
@@ -171,27 +170,3 @@ def test_vni_cannot_be_changed() -> None:
     assert vni.value == 1
     assert not hasattr(vni, "__dict__")
     assert pickle.loads(pickle.dumps(vni)) == copy.deepcopy(vni) == vni
-
-
-@given(
-    size=st.integers(1, 40),
-    n=st.integers(1, 6),
-    tail=st.integers(0, 39),
-    changed=st.none() | st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(0, 255)),
-)
-def test_uniform_header_is_what_all_datagrams_begin_with(
-    size: int, n: int, tail: int, changed: tuple[int, int, int] | None
-) -> None:
-    datagrams = [bytearray(bytes(range(size))) for _ in range(n)]
-    datagrams[-1] = datagrams[-1][: 1 + tail % size]
-    if changed and changed[0] < n and changed[1] < len(datagrams[changed[0]]):
-        datagrams[changed[0]][changed[1]] = changed[2]
-    found = uniform_header(memoryview(b"".join(datagrams)), size)
-    headers = {bytes(each[:8]) for each in datagrams}
-    is_uniform = len(headers) == 1 and min(map(len, datagrams)) >= 8
-    assert found == (headers.pop() if is_uniform else None)
-
-
-def test_no_datagram_and_an_empty_one_have_no_header() -> None:
-    assert uniform_header(memoryview(b""), 0) is None
-    assert uniform_header(memoryview(b""), 72) is None

@@ -108,3 +108,29 @@ def test_repr_tells_what_it_holds() -> None:
 def test_train_can_be_referred_to_weakly() -> None:
     train = Segments(b"a", 1)
     assert weakref.ref(train)() is train
+
+
+@given(
+    size=st.integers(1, 40),
+    n=st.integers(1, 6),
+    tail=st.integers(0, 39),
+    n_bytes=st.integers(1, 12),
+    changed=st.none() | st.tuples(st.integers(0, 5), st.integers(0, 12), st.integers(0, 255)),
+)
+def test_common_header_is_what_all_datagrams_begin_with(
+    size: int, n: int, tail: int, n_bytes: int, changed: tuple[int, int, int] | None
+) -> None:
+    datagrams = [bytearray(range(size)) for _ in range(n)]
+    datagrams[-1] = datagrams[-1][: 1 + tail % size]
+    if changed and changed[0] < n and changed[1] < len(datagrams[changed[0]]):
+        datagrams[changed[0]][changed[1]] = changed[2]
+    found = Segments(b"".join(datagrams), size).common_header(n_bytes)
+    headers = {bytes(each[:n_bytes]) for each in datagrams}
+    is_common = len(headers) == 1 and min(map(len, datagrams)) >= n_bytes
+    assert found == (headers.pop() if is_common else None)
+
+
+def test_common_header_of_an_empty_datagram_is_none() -> None:
+    assert Segments(b"", 0).common_header(8) is None
+    with pytest.raises(ValueError, match="n_bytes 0, must be at least 1"):
+        Segments(b"data", 2).common_header(0)

@@ -18,9 +18,8 @@ means nothing where there are no options.
 
 from __future__ import annotations
 
-import math
 import struct
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -31,7 +30,6 @@ __all__ = [
     "GENEVE_PROTOCOL_WIREGUARD",
     "GeneveHeader",
     "VirtualNetworkID",
-    "uniform_header",
 ]
 
 GENEVE_FIXED_HEADER_LENGTH: Final = 8
@@ -41,7 +39,6 @@ GENEVE_PROTOCOL_DISCO: Final = 0x7A11
 GENEVE_PROTOCOL_WIREGUARD: Final = 0x7A12
 """The payload is a WireGuard message."""
 
-_WORDS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}  # by size
 _FIXED_HEADER = struct.Struct(">BBHI")  # the last word: 24 bits of VNI, 8 reserved
 _CONTROL = 0x80
 _OPTION_WORDS = 0x3F
@@ -197,45 +194,6 @@ class GeneveHeader(_Frozen):
             raise ValueError(f"a Geneve header with {n_bytes} bytes of options, must be 0")
         vni = VirtualNetworkID(last >> 8)
         return cls(protocol, vni, control=bool(second & _CONTROL), version=first >> 6)
-
-
-def uniform_header(data: memoryview, segment_size: int) -> bytes | None:
-    """Return the 8 bytes that every datagram of a train begins with; None where they differ.
-
-    None too if one of them is shorter.  The bytes are as they came, for a look-up in a table
-    or ``GeneveHeader.decode``: whether they make a header is not asked here.
-
-    Args:
-        data: The datagrams, one after the other: ``Segments.data``.
-        segment_size: Bytes of every datagram but the last: ``Segments.segment_size``.
-    """
-    if segment_size & 7 or data.nbytes & 7 or not data.nbytes:
-        return _uniform_header(data, segment_size)
-    # A header is one word, and all sizes are of whole words: WireGuard's are.  If each word is
-    # as the one a datagram before, all are as the first.
-    words, step = data.cast("Q"), segment_size >> 3
-    if words[step::step] != words[:-step:step]:
-        return None
-    return data[:GENEVE_FIXED_HEADER_LENGTH].tobytes()
-
-
-def _uniform_header(data: memoryview, segment_size: int) -> bytes | None:
-    """Do the same for any sizes: by smaller words, of which a header has several."""
-    n_bytes = data.nbytes
-    if n_bytes <= segment_size:
-        header = data[:GENEVE_FIXED_HEADER_LENGTH].tobytes()
-        return header if len(header) == GENEVE_FIXED_HEADER_LENGTH else None
-    if segment_size < GENEVE_FIXED_HEADER_LENGTH:
-        return None
-    if 0 < n_bytes % segment_size < GENEVE_FIXED_HEADER_LENGTH:
-        return None
-    unit = math.gcd(segment_size, GENEVE_FIXED_HEADER_LENGTH)
-    words = data[: n_bytes - n_bytes % unit].cast(_WORDS[unit])
-    step = segment_size // unit
-    for column in range(GENEVE_FIXED_HEADER_LENGTH // unit):
-        if words[column + step :: step] != words[column : column - step : step]:
-            return None
-    return data[:GENEVE_FIXED_HEADER_LENGTH].tobytes()
 
 
 def _check(name: str, value: int, limit: int) -> None:

@@ -17,9 +17,20 @@ class Segments:
     """The kernel cut the end off (MSG_TRUNC); only of received trains."""
 
     def __init__(self, data: Buffer, segment_size: int, addr: Address | None = None) -> None: ...
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all datagrams."""
     def __len__(self) -> int:
         """Return the number of datagrams; that of no data is 1, an empty one."""
     def __getitem__(self, index: int) -> memoryview: ...
     def __iter__(self) -> Iterator[memoryview]: ...
     def tolist(self) -> list[bytes]:
         """Return the datagrams as bytes: the quick way to look inside."""
+    def common_header(self, n_bytes: int) -> bytes | None:
+        """Return the first ``n_bytes`` of every datagram; None where they differ or one is shorter.
+
+        One call a train, whatever its length: for who forwards trains by what they begin with.
+
+        Raises:
+            ValueError: ``n_bytes`` < 1.
+        """

@@ -1,8 +1,10 @@
 """Segments: a train of datagrams of one size, in one buffer, to or from one address."""
 
 cimport cython
-from cpython.bytes cimport PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromObject
+from libc.string cimport memcmp
 
 from .slab cimport Slab
 
@@ -65,6 +67,11 @@ cdef class Segments:
             return self.data.nbytes
         return PyBytes_GET_SIZE(source) if PyBytes_CheckExact(source) else (<Slab>source).n_bytes
 
+    @property
+    def nbytes(self):
+        """Bytes of all datagrams."""
+        return self.n_bytes()
+
     def __len__(self):
         """Return the number of datagrams; that of no data is 1, an empty one."""
         cdef Py_ssize_t size, n_bytes = self.n_bytes()
@@ -99,8 +106,42 @@ cdef class Segments:
             return [data]
         return [data[start : start + size] for start in range(0, len(data), size)]
 
+    def common_header(self, Py_ssize_t n_bytes):
+        """Return the first ``n_bytes`` of every datagram; None where they differ or one is shorter."""
+        cdef Py_buffer buffer
+        cdef Py_ssize_t size = self.segment_size
+        cdef object source
+        if n_bytes < 1:
+            raise ValueError(f"n_bytes {n_bytes}, must be at least 1")
+        with cython.critical_section(self):
+            source = self.view if self.source is None else self.source
+        PyObject_GetBuffer(source, &buffer, PyBUF_SIMPLE)
+        try:
+            if size < 1 and buffer.len:
+                raise ValueError(f"segment_size {size}, must be at least 1")
+            if not begin_alike(<const char *>buffer.buf, buffer.len, size, n_bytes):
+                return None
+            return PyBytes_FromStringAndSize(<const char *>buffer.buf, n_bytes)
+        finally:
+            PyBuffer_Release(&buffer)
+
     def __repr__(self):
         return (
             f"<Segments of {len(self)} datagrams, {self.data.nbytes} bytes in segments of"
             f" {self.segment_size}, addr={self.addr!r}>"
         )
+
+
+cdef bint begin_alike(const char *data, Py_ssize_t n_bytes, Py_ssize_t size, Py_ssize_t n_header) noexcept nogil:
+    cdef Py_ssize_t at = size, shortest = min(n_bytes, size)
+    if n_bytes > size and n_bytes % size:
+        shortest = n_bytes % size
+    if shortest < n_header:
+        return False
+    if n_header == 8:  # of Geneve: a length that the compiler knows is one comparison of words
+        while at < n_bytes and memcmp(data + at, data, 8) == 0:
+            at += size
+    else:
+        while at < n_bytes and memcmp(data + at, data, n_header) == 0:
+            at += size
+    return at >= n_bytes

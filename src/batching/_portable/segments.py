@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 from .._address import Address
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["Segments"]
+
+_WORDS: Final[dict[int, Literal["B", "H", "I", "Q"]]] = {1: "B", 2: "H", 4: "I", 8: "Q"}  # by size
 
 
 class Segments:
@@ -54,6 +57,11 @@ class Segments:
         self.addr = addr
         self.truncated = False
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all datagrams."""
+        return self.data.nbytes
+
     def __len__(self) -> int:
         """Return the number of datagrams; that of no data is 1, an empty one."""
         if not self.data.nbytes:
@@ -83,6 +91,28 @@ class Segments:
         if not data:
             return [data]
         return [data[start : start + size] for start in range(0, len(data), size)]
+
+    def common_header(self, n_bytes: int) -> bytes | None:
+        """Return the first ``n_bytes`` of every datagram; None where they differ or one is shorter.
+
+        One call a train, whatever its length: for who forwards trains by what they begin with.
+
+        Raises:
+            ValueError: ``n_bytes`` < 1.
+        """
+        if n_bytes < 1:
+            raise ValueError(f"n_bytes {n_bytes}, must be at least 1")
+        data, size, total = self.data, self.segment_size, self.data.nbytes
+        if min(total, size, total % (size or 1) or size) < n_bytes:
+            return None
+        # By words of the largest size that divides both: if each is as that of the datagram
+        # before, all are as the first.
+        unit = math.gcd(size, n_bytes, 8)
+        words, step = data[: total - total % unit].cast(_WORDS[unit]), size // unit
+        for column in range(n_bytes // unit):
+            if words[column + step :: step] != words[column : column - step : step]:
+                return None
+        return data[:n_bytes].tobytes()
 
     def __repr__(self) -> str:
         return (
