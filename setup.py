@@ -33,5 +33,5 @@ for noun in ("arrivals", "descriptor", "message", "peers", "recv", "segments", "
     core.append(part)
 setup(
     ext_modules=core if sys.platform == "linux" and wanted != "no" else [],
-    options={"build_ext": {"parallel": os.cpu_count()}},
+    options={"build_ext": {"parallel": str(os.cpu_count() or 1)}},
 )
