@@ -20,7 +20,9 @@ from peers.programs import programs
 from process import cores, precedence
 from throughput import Setup
 
-from batching.cli.machine import Machine
+from batching.cli.machine import Machine, version_of
+
+PACKAGES = ("uvloop", "aiofastnet", "aioquic", "anyio")
 
 
 def arguments() -> argparse.Namespace:
@@ -66,7 +68,8 @@ def main() -> int:
         datetime.now(UTC).isoformat(timespec="seconds"),
         machine.as_dict(),
         {"rounds": rounds, "seconds": seconds, "cores": setup.cores},
-        {name: each.version or each.missing for name, each in setup.programs.items()},
+        {name: each.version or each.missing for name, each in setup.programs.items()}
+        | {name: version_of(name) for name in PACKAGES},
     )
     print(*machine.header(), sep="\n")
     print(*(f"{name}: {version}" for name, version in book.peers.items()), sep="\n")

@@ -112,22 +112,30 @@ def goals(book: Book) -> str:
     met = sum(found.met is True for found in judged)
     rows = (
         (
+            group,
             found.name,
             f"{short(found.median)} {found.unit}".strip(),
             found.spread,
             found.goal.replace(">=", "≥").replace("<=", "≤"),
             "met" if found.met else "**missed**",
         )
-        for found in judged
+        for group, outcomes in book.outcomes.items()
+        for found in outcomes
+        if found.goal
     )
-    head = ("what", "median", "spread", "goal", "")
+    head = ("group", "what", "median", "spread", "goal", "")
     return f"{met} of {len(judged)} goals are met.\n\n{table(head, rows)}"
 
 
 def where_we_lose(book: Book) -> str:
     base = [loss for each in book.all_tables() if each.work.is_base for loss in losses(each)]
     others = [loss for each in book.all_tables() if not each.work.is_base for loss in losses(each)]
-    behind = [found for group in book.outcomes.values() for found in group if found.is_behind]
+    behind = [
+        (group, found)
+        for group, outcomes in book.outcomes.items()
+        for found in outcomes
+        if found.is_behind and group not in book.tables
+    ]
     parts = [
         _losses(base),
         folded("Other sizes, batches, destinations and paths", _losses(others)),
@@ -149,9 +157,9 @@ def _losses(found: list[Loss]) -> str:
     return table(("work", "of ours", "judged by", "behind (ratio)"), rows) if found else "Nowhere."
 
 
-def _ratios(found: list[Outcome]) -> str:
-    rows = ((each.name, short(each.median), each.spread) for each in found)
-    return table(("what", "median", "spread"), rows) if found else "None."
+def _ratios(found: list[tuple[str, Outcome]]) -> str:
+    rows = ((group, each.name, short(each.median), each.spread) for group, each in found)
+    return table(("group", "what", "median", "spread"), rows) if found else "None."
 
 
 # ---- tables ----
