@@ -49,7 +49,7 @@ bench-check: $(BUILT) ## count instructions of the hot paths, compare with recor
 	@$(RUN) benchmarks/instructions.py $(ARGS)
 
 compare: $(BUILT) $(VENV)/.compare ## measure all peers side by side, 20 min, for docs/benchmarks.md (ARGS="--quick")
-	@$(RUN) benchmarks/compare.py --report $(ARGS)
+	@$(RUN) benchmarks/compare.py $(if $(findstring --only,$(ARGS)),,--report) $(ARGS)
 
 test: $(BUILT) ## run all tests but the slow ones over each back end (ARGS="-k geneve")
 	@$(call OVER_EACH,$(ARGS))

@@ -17,7 +17,7 @@ import report
 from book import Book
 from groups import FAMILIES, GROUPS
 from peers.programs import programs
-from process import cores, precedence
+from process import FAILURES, cores, precedence
 from throughput import Setup
 
 from batching.cli.machine import Machine, version_of
@@ -34,7 +34,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
     parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md")
-    return parser.parse_args()
+    wanted = parser.parse_args()
+    if wanted.json and not wanted.json.parent.is_dir():
+        parser.error(f"{wanted.json.parent} is no directory")  # now, not after 20 minutes
+    return wanted
 
 
 def run(names: list[str], setup: Setup, book: Book) -> None:
@@ -46,7 +49,7 @@ def run(names: list[str], setup: Setup, book: Book) -> None:
             for found in GROUPS[name](setup):
                 book.add(name, found)
                 print(found, flush=True)
-        except (OSError, RuntimeError) as error:
+        except FAILURES as error:
             book.failures[name] = str(error)
             print(f"  failed: {error}", flush=True)
         except KeyboardInterrupt:
@@ -58,7 +61,8 @@ def run(names: list[str], setup: Setup, book: Book) -> None:
 def main() -> int:
     wanted = arguments()
     chosen = wanted.only or list(GROUPS)
-    names = [name for each in chosen for name in FAMILIES.get(each, [each])]
+    # Who is named twice, as one of a family too, runs once.
+    names = list(dict.fromkeys(n for each in chosen for n in FAMILIES.get(each, [each])))
     rounds, seconds = (3, 0.1) if wanted.quick else (7, 0.15)
     setup = Setup(programs(), cores(), rounds, seconds, wanted.quick)
     if not setup.ceiling:

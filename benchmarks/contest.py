@@ -12,6 +12,7 @@ from contenders import Contender
 from entries import Entry, Sample, entry
 from outcomes import short
 from paths import PATHS, PathError, ends
+from process import FAILURES
 from throughput import Setup, in_turn
 from work import Work
 
@@ -103,7 +104,7 @@ class _Run:
     def _failing(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError) as error:  # TimeoutError and BrokenPipeError are OSErrors
+        except FAILURES as error:
             self.row.failure = str(error)
             self.entry.stack.close()
 

@@ -19,6 +19,9 @@ HERE = Path(__file__).resolve().parent
 SOURCE = HERE.parent / "src"
 CEILING = ("ceiling.c", "child.c", "passing.c")
 LIMIT_S = 90.0  # longer than the alarm that every child sets itself
+# What ends one part of a comparison, and no more than that: a child that fails, hangs or answers
+# nonsense, and a ratio to nothing.
+FAILURES = (ArithmeticError, OSError, RuntimeError, ValueError, subprocess.SubprocessError)
 
 
 def cores() -> tuple[int, int]:

@@ -106,7 +106,8 @@ def _start(
         process = Relay([tailscale], setup.cores[1])
         answer = stack.enter_context(process).answer()
         port, *bound = answer["ports"]
-        assert answer["vni"] == VNI
+        if answer["vni"] != VNI:
+            raise RuntimeError(f"udprelay binds VNI {answer['vni']}, must be {VNI}")
         relays["udprelay"] = (process, port)
     arguments = [str(each) for each in (size, SEGMENTS, VNI, *bound)]
     ends = stack.enter_context(Process([program, "ends", *arguments], setup.cores[0]))

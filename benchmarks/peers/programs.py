@@ -39,7 +39,7 @@ class Program:
     missing: str = ""
 
 
-class MissingError(Exception):
+class MissingError(RuntimeError):
     """There is no such program here; says why."""
 
 
