@@ -8,7 +8,8 @@ another; SIGTERM and SIGINT end it; each worker tells then what it did.
 The parent opens the sockets, which the workers inherit, and keeps them.  So a worker may
 stop, or be killed, and what came meanwhile waits in the kernel for the next one; the shards
 keep their numbers and their flows.  Lost is what a killed worker had taken out of the kernel
-and not yet answered, and what finds its receive buffer full.
+and not yet answered, and what finds its receive buffer full.  If the parent is killed, the
+workers end too: they would keep a share of what comes to the port from the next server.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Final
 
@@ -70,6 +72,7 @@ class Shard:
             signal.SIGTERM, lambda *_: conn.set_read_deadline(time.monotonic() + LINGER_S)
         )
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # one that came early is there still
+        threading.Thread(target=end_with_parent, daemon=True).start()
         os.sched_setaffinity(0, {self._core})
         with contextlib.suppress(TimeoutError):
             while True:
@@ -77,6 +80,14 @@ class Shard:
         stats = conn.stats()
         done = f"{stats.recv_datagrams} in, {stats.send_datagrams} out"
         print(f"shard {self.number}: {done}\n", end="", flush=True)  # one write: others do it too
+
+
+def end_with_parent() -> None:
+    """Wait for the end of the parent, then tell this process to stop."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def answer(conn: batching.Conn) -> None:
@@ -119,13 +130,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--by", default="hash", help="hash, cpu, or an offset in the payload")
     chosen = parser.parse_args()
+    if chosen.workers < 1:
+        parser.error(f"--workers {chosen.workers}, at least 1")
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # taken by sigwait
     cores = sorted(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
         conns = open_group((chosen.host, chosen.port), chosen.workers)
         for conn in conns:
             stack.callback(conn.close)
-        by = int(chosen.by) if chosen.by.isdigit() else chosen.by
+        by = int(chosen.by) if chosen.by.isdecimal() else chosen.by
         batching.steer(conns[0], by, members=chosen.workers if by != "hash" else None)
         shards = [Shard(n, cores[n % len(cores)], conns) for n in range(len(conns))]
         print(*conns[0].local_addr()[:2], flush=True)

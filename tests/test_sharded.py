@@ -127,7 +127,19 @@ def test_what_comes_while_a_killed_worker_is_replaced_is_answered() -> None:
 
 
 def is_dead(pid: int) -> bool:
-    return ") Z " in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:  # somebody has waited for it
+        return True
+
+
+def test_workers_end_with_a_parent_that_was_killed() -> None:
+    with Server() as server, PlainPeer() as peer:
+        peer.send(server.address, *numbers(N))
+        assert peer.collect(N) == numbers(N)
+        workers = server.workers()
+        server.process.kill()
+        until(lambda: all(is_dead(worker) for worker in workers))
 
 
 def test_a_worker_that_dies_at_once_ends_all() -> None:
