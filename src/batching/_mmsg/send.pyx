@@ -88,9 +88,9 @@ cdef class SendPlan:
 
     cdef int begin(self, list loaded, int start, int stop) except -1:
         cdef int room = max(stop - start, INITIAL_ITEMS)
+        self.let_go()
         if start < 0:
             raise ValueError(f"start {start}, must be at least 0")
-        self.let_go()
         if not (reserve_items(&self.plan, room) and reserve_pieces(&self.plan, room)):
             raise MemoryError
         self.loaded = loaded
@@ -119,6 +119,10 @@ cdef class SendPlan:
                 raw_decref(self.plan.items[i].peer.owner)
         take_back(&self.lent)
         self.loaded = None
+        if max(self.plan.trains_capacity, self.plan.items_capacity) > KEPT:
+            free_plan(&self.plan)
+        if max(self.lent.views_capacity, self.lent.pinned_capacity) > KEPT:
+            free_lent(&self.lent)
         return 0
 
     def load(self, list datagrams not None, int start=0):
@@ -184,6 +188,7 @@ cdef class SendPlan:
         return 0
 
     def load_to(self, buffers, address, Py_ssize_t offset=0, bytes header=None):
+        self.let_go()
         cdef list items = list(buffers)
         cdef int i = 0, n = <int>len(items)
         cdef bint is_written = header is not None
@@ -353,8 +358,6 @@ cdef class SendPlan:
     def release(self):
         self.position = self.datagrams_sent = 0
         self.let_go()
-        if max(self.plan.trains_capacity, self.plan.items_capacity) > KEPT:
-            free_plan(&self.plan)
 
 
 cdef inline bint is_pair(PyObject *pair) noexcept:
