@@ -33,7 +33,13 @@ class Book:
             self.outcomes.setdefault(group, []).append(found)
 
     def update(self, other: Book) -> None:
-        """Take over the groups of another run; on what it was measured stays."""
+        """Take over the groups of another run, whole; on what it was measured stays."""
+        again = {*other.tables, *other.outcomes}
+        for group in again:
+            self.failures.pop(group, None)
+        for mine, theirs in ((self.tables, other.tables), (self.outcomes, other.outcomes)):
+            for group in again - theirs.keys():
+                mine.pop(group, None)
         self.tables |= other.tables
         self.outcomes |= other.outcomes
         self.failures |= other.failures

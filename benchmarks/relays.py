@@ -166,6 +166,7 @@ def _judge(size: int, kind: str, results: dict[str, list[Result]]) -> list[Outco
             f"{size} B {mine} / {theirs}, CPU, {kind}",
             [a.cpu_ns / b.cpu_ns for a, b in zip(results[mine], results[theirs], strict=True)],
             at_most=limit,
+            less_is_better=True,
             detail={
                 "CPU ns": median(a.cpu_ns for a in results[mine]),
                 "other's": median(b.cpu_ns for b in results[theirs]),

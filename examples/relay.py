@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 import signal
 import socket
 import time
@@ -56,13 +55,14 @@ class Relay:
 
     def bind(self, flow: str) -> None:
         """Let two peers reach one another: ``VNI=HOST:PORT,HOST:PORT``."""
-        vni, *peers = re.split("[=,]", flow)
+        vni, *peers = flow.replace("=", ",").split(",")
         family = socket.AF_INET if len(self.conn.local_addr()) == 2 else socket.AF_INET6
         hints = family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST | socket.AI_V4MAPPED
-        one, other = (socket.getaddrinfo(*address(peer), *hints)[0][4] for peer in peers)
-        first, second = (Way(("forwarded", vni, peer)) for peer in peers)
-        first.to, second.to = other, one
-        self.flows[VirtualNetworkID(int(vni))] = {one: first, other: second}
+        ends = [socket.getaddrinfo(*address(peer), *hints)[0][4] for peer in peers]
+        if len(ends) != 2 or ends[0] == ends[1]:
+            raise ValueError(f"{flow}: must be VNI=HOST:PORT,HOST:PORT, of two peers")
+        ways = [Way(("forwarded", vni, p), to) for p, to in zip(peers, ends[::-1], strict=True)]
+        self.flows[VirtualNetworkID(int(vni))] = dict(zip(ends, ways, strict=True))
         self.way.cache_clear()
 
     def _find_way(self, header: bytes, sender: tuple[Any, ...]) -> Way:
@@ -121,6 +121,8 @@ class Relay:
 def address(text: str) -> tuple[str, int]:
     """Parse ``HOST:PORT``, of IPv6 ``[HOST]:PORT``."""
     host, _, port = text.rpartition(":")
+    if not 0 <= int(port) < 65536:  # getaddrinfo would take it modulo 65536
+        raise ValueError(f"{text}: the port must be 0 to 65535")
     return host.strip("[]"), int(port)
 
 

@@ -129,6 +129,27 @@ def test_report_refuses_a_document_without_one_section_of_each_name() -> None:
             replaced(text, "goals", "new")
 
 
+def test_run_that_has_a_group_again_takes_its_place_and_ends_its_failure(tmp_path: Path) -> None:
+    book, again = recorded(tmp_path), recorded(tmp_path)
+    book.failures = {"send": "a contender hung", "echo": "interrupted"}
+    again.failures = {"memory": "not here"}
+    again.outcomes = {"latency": again.outcomes["latency"][:1]}
+    book.update(again)
+    assert book.failures == {"echo": "interrupted", "memory": "not here"}
+    assert "send" not in book.outcomes, "of a table that is no more"
+    assert len(book.outcomes["latency"]) == 1
+    assert [*book.tables] == ["send", "paths", "ping"]
+
+
+def test_relay_that_takes_more_time_is_behind_and_one_that_takes_less_is_not() -> None:
+    result = module("process").Result
+    spent = {"ours": 2.0, "C": 1.0, "by hand": 3.0}
+    results = {name: [result(100, 0, 100, 0, 0.0, cpu)] for name, cpu in spent.items()}
+    results["send_segments(recv_segments())"] = results["C, forward"] = results["C"]
+    found = module("relays")._judge(64, "live", results)
+    assert [each.name for each in found if each.is_behind] == ["64 B ours / C, CPU, live"]
+
+
 @pytest.fixture(scope="module")
 def ceiling(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     if not shutil.which("cc"):

@@ -263,7 +263,15 @@ def test_what_was_received_still_goes_out_after_stop(flow: Flow) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["7=127.0.0.1:1", "7=localhost:1,localhost:2", "x=127.0.0.1:1,127.0.0.1:2"]
+    "text",
+    [
+        "7=127.0.0.1:1",
+        "7=127.0.0.1:1,127.0.0.1:1",
+        "7=127.0.0.1:1,127.0.0.1:2,127.0.0.1:3",
+        "7=127.0.0.1:1,127.0.0.1:65538",
+        "7=localhost:1,localhost:2",
+        "x=127.0.0.1:1,127.0.0.1:2",
+    ],
 )
 def test_what_binds_no_two_peers_is_refused(flow: Flow, text: str) -> None:
     with pytest.raises((ValueError, OSError)):

@@ -81,3 +81,7 @@ cdef inline void free_lent(Lent *lent) noexcept:
     free(lent.views)
     free(lent.pinned)
     memset(lent, 0, sizeof(Lent))
+
+cdef inline void trim_lent(Lent *lent, int kept) noexcept:
+    if max(lent.views_capacity, lent.pinned_capacity) > kept:
+        free_lent(lent)

@@ -49,9 +49,11 @@ cdef inline bint find(PyObject *buffer, PyObject *owner, Py_buffer *view, Target
     return buffer == owner and owner != <PyObject *>None  # None: there is no view
 
 
-cdef inline bint locate(Message message, Target *data, Target *oob) noexcept:
-    # Find the memory again, in C only; False when the fields are not those prepared.
+# Find the memory again, in C only; False when the fields are not those prepared.
+
+cdef inline bint locate_data(Message message, Target *data) noexcept:
     cdef PyObject *buffer = only_buffer(message)
-    return (buffer != NULL
-            and find(buffer, <PyObject *>message.data_owner, &message.data_view, data)
-            and find(<PyObject *>message.oob, <PyObject *>message.oob_owner, &message.oob_view, oob))
+    return buffer != NULL and find(buffer, <PyObject *>message.data_owner, &message.data_view, data)
+
+cdef inline bint locate_oob(Message message, Target *oob) noexcept:
+    return find(<PyObject *>message.oob, <PyObject *>message.oob_owner, &message.oob_view, oob)

@@ -3,6 +3,7 @@
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN
 from libc.string cimport memcpy
@@ -11,11 +12,11 @@ from .arrivals cimport Arrivals
 from .control cimport Control, read_control
 from .descriptor cimport Descriptor
 from .linux cimport (
-    MSG_CTRUNC, MSG_TRUNC, POLLIN, batching_count, batching_pause_gc, batching_resume_gc, mmsghdr,
+    BATCHING_HAS_GIL, MSG_CTRUNC, MSG_TRUNC, POLLIN, batching_count, batching_pause_gc, batching_resume_gc, mmsghdr,
     pthread_mutex_unlock, raw_bytes, raw_decref, raw_incref, raw_list, raw_list_set, raw_list_shorten,
     raw_tuple, raw_tuple_set, raw_untrack, stolen,
 )
-from .message cimport Message, Target, is_ready, locate
+from .message cimport Message, Target, is_ready, locate_data, locate_oob
 from .segments cimport Segments
 from .slab cimport Slab
 from .slots cimport Arrival, Slot, next_length, take_one
@@ -155,14 +156,15 @@ cdef class RecvSlots(Arrivals):
 
     cdef int prepare_messages(self, list msgs) except -1:
         cdef int i = 0
-        cdef Message message
+        cdef PyObject *item
         try:
-            for i in range(len(msgs)):
-                if type(msgs[i]) is not Message:
-                    raise TypeError(f"must be a Message, not {type(msgs[i]).__name__}")
-                message = <Message>msgs[i]
-                if not is_ready(message, self.min_oob):
-                    message.prepare(self.min_oob)
+            while i < PyList_GET_SIZE(msgs):
+                item = PyList_GET_ITEM(msgs, i)
+                if type(<object>item) is not Message:
+                    raise TypeError(f"must be a Message, not {type(<object>item).__name__}")
+                if not is_ready(<Message>item, self.min_oob):
+                    (<Message>msgs[i]).prepare(self.min_oob)  # its code may change the list
+                i += 1
         except TypeError as error:
             raise TypeError(f"message {i}: {error}") from None
         except ValueError as error:
@@ -170,7 +172,8 @@ cdef class RecvSlots(Arrivals):
         return 0
 
     def take_into(self, msgs):
-        cdef list items = msgs if type(msgs) is list else list(msgs)
+        # The user's own list serves where nobody can change it meanwhile.
+        cdef list items = msgs if BATCHING_HAS_GIL and type(msgs) is list else list(msgs)
         cdef list replaced = []  # what a Message held; let go of after the lock, it may be anything
         cdef int was_collecting, filled = 0
         self.prepare_messages(items)
@@ -193,37 +196,45 @@ cdef class RecvSlots(Arrivals):
         # Of one arrival, whose sender is looked up once.  What is filled counts, also when it raises.
         cdef int start = filled[0]
         cdef Arrival *arrival = self.next_arrival()
+        cdef char *slab = self.slots[self.current].slab
         cdef object address = self.sender()
-        cdef Message message
-        cdef Target data, oob
-        while (filled[0] < len(items) and type(items[filled[0]]) is Message
-               and arrival.n_taken < arrival.n_datagrams):
-            message = <Message>items[filled[0]]
-            if not locate(message, &data, &oob):
+        cdef PyObject *item
+        cdef Target data
+        while filled[0] < PyList_GET_SIZE(items) and arrival.n_taken < arrival.n_datagrams:
+            item = PyList_GET_ITEM(items, filled[0])
+            if not (type(<object>item) is Message and locate_data(<Message>item, &data)):
                 break
-            if message.addr is not address:
-                replaced.append(message.addr)
-                message.addr = address
-            self.fill(message, arrival, &data, &oob)
+            if arrival.n_taken == 0 and not self.fill_control(<Message>item, arrival.flags):
+                break
+            if (<Message>item).addr is not address:
+                replaced.append((<Message>item).addr)
+                (<Message>item).addr = address
+            self.fill(<Message>item, arrival, slab, &data)
             filled[0] += 1
         return filled[0] - start
 
-    cdef void fill(self, Message message, Arrival *arrival, Target *data, Target *oob) noexcept:
-        cdef Slot *slot = &self.slots[self.current]
+    cdef bint fill_control(self, Message message, int flags) noexcept:
+        # What came with a train goes to its first datagram.
         cdef mmsghdr *header = &self.headers[self.current]
+        cdef Target oob
+        if not locate_oob(message, &oob):
+            return False
+        message.nn = <int>min(header.msg_hdr.msg_controllen, <size_t>oob.n_bytes)
+        memcpy(oob.memory, header.msg_hdr.msg_control, message.nn)
+        message.flags = flags & MSG_CTRUNC
+        if <size_t>message.nn < header.msg_hdr.msg_controllen:
+            message.flags = MSG_CTRUNC
+        return True
+
+    cdef inline void fill(self, Message message, Arrival *arrival, char *slab, Target *data) noexcept:
         cdef size_t length = next_length(arrival), n = min(length, <size_t>data.n_bytes)
-        memcpy(data.memory, slot.slab + arrival.taken_bytes, n)
+        memcpy(data.memory, slab + arrival.taken_bytes, n)
         message.n = <int>n
-        message.nn = message.flags = 0
-        if arrival.n_taken == 0:
-            message.nn = <int>min(header.msg_hdr.msg_controllen, <size_t>oob.n_bytes)
-            memcpy(oob.memory, header.msg_hdr.msg_control, message.nn)
-            if <size_t>message.nn < header.msg_hdr.msg_controllen:
-                message.flags = MSG_CTRUNC
-            message.flags |= arrival.flags & MSG_CTRUNC
+        if arrival.n_taken:
+            message.nn = message.flags = 0
         take_one(arrival, length)
         self.pending -= 1
-        if arrival.n_taken == arrival.n_datagrams:
+        if arrival.flags and arrival.n_taken == arrival.n_datagrams:
             message.flags |= arrival.flags & MSG_TRUNC
         if n < length:
             message.flags |= MSG_TRUNC

@@ -6,4 +6,5 @@ cdef class Segments:
     cdef public object addr
     cdef public bint truncated
 
+    cdef object shown(self)
     cdef Py_ssize_t n_bytes(self) except -1

@@ -1,11 +1,12 @@
-"""The seam, part 6: trains as the user has them."""
+"""The seam, part 7: trains as the user has them."""
 
 from collections.abc import Iterator
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from .._address import Address
 
+@disjoint_base
 class Segments:
     """A train: datagrams of ``segment_size`` bytes each, the last of which may be shorter."""
 
@@ -22,7 +23,7 @@ class Segments:
         """Bytes of all datagrams."""
     def __len__(self) -> int:
         """Return the number of datagrams; that of no data is 1, an empty one."""
-    def __getitem__(self, index: int) -> memoryview: ...
+    def __getitem__(self, index: int, /) -> memoryview: ...
     def __iter__(self) -> Iterator[memoryview]: ...
     def tolist(self) -> list[bytes]:
         """Return the datagrams as bytes: the quick way to look inside."""

@@ -62,12 +62,15 @@ cdef class Segments:
             self.view = value
             self.source = None
 
+    cdef object shown(self):
+        # What has the data, without a view: nobody may ever ask for one.
+        return self.data if self.source is None or self.view is not None else self.source
+
     cdef Py_ssize_t n_bytes(self) except -1:
-        # Without a view, for nobody may ever ask for one.
-        cdef object source = self.source
-        if source is None or self.view is not None:
-            return self.data.nbytes
-        return PyBytes_GET_SIZE(source) if PyBytes_CheckExact(source) else (<Slab>source).n_bytes
+        cdef object shown = self.shown()
+        if type(shown) is Slab:
+            return (<Slab>shown).n_bytes
+        return PyBytes_GET_SIZE(shown) if PyBytes_CheckExact(shown) else shown.nbytes
 
     @property
     def nbytes(self):
@@ -112,14 +115,12 @@ cdef class Segments:
         """Return the first ``n_bytes`` of every datagram; None where they differ or one is shorter."""
         cdef Py_buffer buffer
         cdef Py_ssize_t size
-        cdef object source
+        cdef object shown
         if n_bytes < 1:
             raise ValueError(f"n_bytes {n_bytes}, must be at least 1")
-        source = self.source
-        if source is None:
-            source = self.data
+        shown = self.shown()
         size = self.segment_size
-        PyObject_GetBuffer(source, &buffer, PyBUF_SIMPLE)
+        PyObject_GetBuffer(shown, &buffer, PyBUF_SIMPLE)
         try:
             if size < 1 and buffer.len:
                 raise ValueError(f"segment_size {size}, must be at least 1")

@@ -9,13 +9,13 @@ from libc.errno cimport EBADF, errno
 from libc.string cimport memcpy
 
 from .descriptor cimport Counters, Descriptor
-from .lent cimport Lent, export, free_lent, lend, take_back
+from .lent cimport Lent, export, free_lent, lend, take_back, trim_lent
 from .linux cimport batching_count, batching_load, iovec, raw_decref, raw_incref
 from .peers cimport Peer, Peers
 from .segments cimport Segments
 from .train cimport (
     Item, PeerState, Piece, Plan, Train, cut_trains, fill_pieces, free_plan, plan_items,
-    reserve_items, reserve_pieces, send,
+    reserve_items, reserve_pieces, send, trim_plan,
 )
 
 cdef enum:
@@ -119,10 +119,8 @@ cdef class SendPlan:
                 raw_decref(self.plan.items[i].peer.owner)
         take_back(&self.lent)
         self.loaded = None
-        if max(self.plan.trains_capacity, self.plan.items_capacity) > KEPT:
-            free_plan(&self.plan)
-        if max(self.lent.views_capacity, self.lent.pinned_capacity) > KEPT:
-            free_lent(&self.lent)
+        trim_plan(&self.plan, KEPT)
+        trim_lent(&self.lent, KEPT)
         return 0
 
     def load(self, list datagrams not None, int start=0):
@@ -164,26 +162,30 @@ cdef class SendPlan:
         return 0
 
     cdef int take_mixed(self, list datagrams, int *i, int stop) except -1:
-        cdef PyObject *address = NULL
-        cdef PyObject *other_address = NULL
-        cdef Peer peer = None, other = None
-        cdef object pair
+        cdef PyObject *pair, *peer
+        cdef PyObject *address
+        cdef PyObject *first_address = NULL
+        cdef PyObject *second_address = NULL
+        cdef Peer first = None, second = None  # two destinations in turn are common: an echo, a relay
         cdef char *memory = NULL
         cdef size_t n_bytes = 0
         while i[0] < stop:
-            pair = <object>PyList_GET_ITEM(datagrams, i[0])
-            if not is_pair(<PyObject *>pair):
+            pair = PyList_GET_ITEM(datagrams, i[0])
+            if not is_pair(pair):
                 # The list is ours: a tuple in the pair's place holds what the pair held.
-                pair = datagrams[i[0]] = as_pair(pair)
-            if PyTuple_GET_ITEM(pair, 1) != address or peer.is_forgotten:
-                # Two destinations in turn are common: an echo, a relay.
-                peer, other = other, peer
-                address, other_address = other_address, address
-                if PyTuple_GET_ITEM(pair, 1) != address or peer.is_forgotten:
-                    address = PyTuple_GET_ITEM(pair, 1)
-                    peer = self.peers.find(<object>address)
-            lend(&self.lent, <object>PyTuple_GET_ITEM(pair, 0), False, &memory, &n_bytes)
-            self.add(peer, memory, n_bytes, 0)
+                datagrams[i[0]] = as_pair(<object>pair)
+                continue
+            address = PyTuple_GET_ITEM(<object>pair, 1)
+            if address == first_address and not first.is_forgotten:
+                peer = <PyObject *>first
+            elif address == second_address and not second.is_forgotten:
+                peer = <PyObject *>second
+            else:
+                second, second_address = first, first_address
+                first, first_address = self.peers.find(<object>address), address
+                peer = <PyObject *>first
+            lend(&self.lent, <object>PyTuple_GET_ITEM(<object>pair, 0), False, &memory, &n_bytes)
+            self.add(<Peer>peer, memory, n_bytes, 0)
             i[0] += 1
         return 0
 
@@ -227,7 +229,6 @@ cdef class SendPlan:
         cdef size_t n_bytes = 0
         cdef Py_ssize_t size
         cdef Segments train
-        cdef bint is_untouched
         cdef Peer target
         self.begin(segments, start, stop)
         try:
@@ -237,8 +238,7 @@ cdef class SendPlan:
                 train = <Segments>PyList_GET_ITEM(segments, i)
                 target = self.peers.find(train.addr) if peer is None else peer
                 # The data are the user's to replace: only what is exported holds them.
-                is_untouched = train.view is None and train.source is not None
-                export(&self.lent, train.source if is_untouched else train.data, False, &memory, &n_bytes)
+                export(&self.lent, train.shown(), False, &memory, &n_bytes)
                 size = train.segment_size
                 if size < 1 and n_bytes:
                     raise ValueError(f"segment_size {size}, must be at least 1")

@@ -122,7 +122,7 @@ class RecvSlots:
                 hold = None  # and so leave
 
     def fetch(
-        self, descriptor: Descriptor, limit: int = 0, patience_s: float = 0
+        self, descriptor: Descriptor, limit: int = 0, patience_s: float = 0.0
     ) -> list[tuple[bytes, Address]] | int:
         """Make an attempt, and take; return its errno if it met one.
 
@@ -130,7 +130,9 @@ class RecvSlots:
         """
         return self._look(descriptor, patience_s) or self.take(limit)
 
-    def fetch_segments(self, descriptor: Descriptor, patience_s: float = 0) -> list[Segments] | int:
+    def fetch_segments(
+        self, descriptor: Descriptor, patience_s: float = 0.0
+    ) -> list[Segments] | int:
         """As ``fetch``, of ``take_segments``."""
         return self._look(descriptor, patience_s) or self.take_segments()
 
