@@ -27,8 +27,9 @@ for noun in ("arrivals", "descriptor", "message", "peers", "recv", "segments", "
         extra_link_args=flags,
         optional=wanted != "yes",
     )
-    # Read by Cython's build_ext; c_in_temp: generated C is kept out of the tree.
-    directives = {"freethreading_compatible": True, "language_level": 3}
+    # Read by Cython's build_ext; c_in_temp: generated C is kept out of the tree.  auto_pickle:
+    # a copy of what owns memory would own the same once more.
+    directives = {"auto_pickle": False, "freethreading_compatible": True, "language_level": 3}
     vars(part).update(cython_c_in_temp=True, cython_directives=directives)
     core.append(part)
 setup(

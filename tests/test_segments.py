@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import array
+import copy
+import pickle
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -134,3 +137,64 @@ def test_common_header_of_an_empty_datagram_is_none() -> None:
     assert Segments(b"", 0).common_header(8) is None
     with pytest.raises(ValueError, match="n_bytes 0, must be at least 1"):
         Segments(b"data", 2).common_header(0)
+
+
+class Named(Segments):
+    """A train with a name, whose data are always the same."""
+
+    @property
+    def data(self) -> Any:
+        return memoryview(b"aabbaabb")
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        pass
+
+
+def test_what_a_subclass_shows_as_data_is_what_it_is_asked_about() -> None:
+    train = Named(b"other", 4, ADDRESS)
+    assert (train.nbytes, len(train), train.tolist()) == (8, 2, [b"aabb"] * 2)
+    assert train.common_header(3) == b"aab"
+
+
+def test_a_copy_shares_the_data_and_nothing_is_pickled() -> None:
+    train = Segments(bytearray(b"aabbc"), 2, ADDRESS)
+    train.truncated = True
+    named: Any = Named(b"", 4, ADDRESS)
+    named.name = "a name"
+    for original in (train, named):
+        copied = copy.copy(original)
+        assert type(copied) is type(original)
+        for name in ("data", "segment_size", "addr", "truncated"):
+            assert getattr(copied, name) == getattr(original, name)
+        for give in (pickle.dumps, copy.deepcopy):
+            with pytest.raises(TypeError, match="pickle"):
+                give(original)
+    assert copy.copy(train).data.obj is train.data.obj
+    assert copy.copy(named).name == "a name"
+
+
+USES: list[Callable[[Segments], object]] = [
+    len,
+    lambda train: train.nbytes,
+    lambda train: train.common_header(1),
+    lambda train: train[0],
+    Segments.tolist,
+    list,
+    repr,
+]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_train_made_without_its_constructor_has_no_data(use: Any) -> None:
+    with pytest.raises(AttributeError):
+        use(Segments.__new__(Segments))
+
+
+@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize("use", [USES[0], *USES[2:4]])
+def test_a_segment_size_that_was_set_below_one_is_refused(use: Any, size: int) -> None:
+    train = Segments(b"aabb", 2)
+    train.segment_size = size
+    with pytest.raises(ValueError, match=f"segment_size {size}, must be at least 1"):
+        use(train)

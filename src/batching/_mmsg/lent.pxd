@@ -8,6 +8,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdlib cimport free, realloc
+from libc.string cimport memset
 
 from .linux cimport (
     BATCHING_HAS_GIL, batching_pin, batching_unpin, is_bytearray, raw_bytearray_data, raw_bytearray_size,
@@ -79,3 +80,8 @@ cdef inline int take_back(Lent *lent) except -1:
 cdef inline void free_lent(Lent *lent) noexcept:
     free(lent.views)
     free(lent.pinned)
+    memset(lent, 0, sizeof(Lent))
+
+cdef inline void trim_lent(Lent *lent, int kept) noexcept:
+    if max(lent.views_capacity, lent.pinned_capacity) > kept:
+        free_lent(lent)

@@ -2,7 +2,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_Clear
+from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN
@@ -44,6 +44,8 @@ cdef class RecvSlots(Arrivals):
         if failure == EAGAIN and patience_s > 0:
             descriptor.sleep(POLLIN, patience_s, self.ticket)
             failure = self.try_once(descriptor, &pending)
+        # A signal's handler that raises shall find what came still pending.
+        PyErr_CheckSignals()
         return failure
 
     def take(self, int limit=0):

@@ -51,6 +51,8 @@ cdef class Segments:
     def data(self):
         with cython.critical_section(self):
             if self.view is None:
+                if self.source is None:  # made without __init__
+                    raise AttributeError("data")
                 self.view = PyMemoryView_FromObject(self.source)
             return self.view
 
@@ -112,10 +114,13 @@ cdef class Segments:
     def common_header(self, Py_ssize_t n_bytes):
         """Return the first ``n_bytes`` of every datagram; None where they differ or one is shorter."""
         cdef Py_buffer buffer
-        cdef Py_ssize_t size = self.segment_size
+        cdef Py_ssize_t size
+        cdef object shown
         if n_bytes < 1:
             raise ValueError(f"n_bytes {n_bytes}, must be at least 1")
-        PyObject_GetBuffer(self.shown(), &buffer, PyBUF_SIMPLE)
+        shown = self.shown()
+        size = self.segment_size
+        PyObject_GetBuffer(shown, &buffer, PyBUF_SIMPLE)
         try:
             if size < 1 and buffer.len:
                 raise ValueError(f"segment_size {size}, must be at least 1")
@@ -124,6 +129,11 @@ cdef class Segments:
             return PyBytes_FromStringAndSize(<const char *>buffer.buf, n_bytes)
         finally:
             PyBuffer_Release(&buffer)
+
+    def __getstate__(self):
+        # As the twin's: it can be copied, and pickled no more than a memoryview can.
+        fields = {name: getattr(self, name) for name in ("data", "segment_size", "addr", "truncated")}
+        return getattr(self, "__dict__", None), fields
 
     def __repr__(self):
         return (

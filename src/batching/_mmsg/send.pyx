@@ -9,13 +9,13 @@ from libc.errno cimport EBADF, errno
 from libc.string cimport memcpy
 
 from .descriptor cimport Counters, Descriptor
-from .lent cimport Lent, export, free_lent, lend, take_back
+from .lent cimport Lent, export, free_lent, lend, take_back, trim_lent
 from .linux cimport batching_count, batching_load, iovec, raw_decref, raw_incref
 from .peers cimport Peer, Peers
 from .segments cimport Segments
 from .train cimport (
     Item, PeerState, Piece, Plan, Train, cut_trains, fill_pieces, free_plan, plan_items,
-    reserve_items, reserve_pieces, send,
+    reserve_items, reserve_pieces, send, trim_plan,
 )
 
 cdef enum:
@@ -88,9 +88,9 @@ cdef class SendPlan:
 
     cdef int begin(self, list loaded, int start, int stop) except -1:
         cdef int room = max(stop - start, INITIAL_ITEMS)
+        self.let_go()
         if start < 0:
             raise ValueError(f"start {start}, must be at least 0")
-        self.let_go()
         if not (reserve_items(&self.plan, room) and reserve_pieces(&self.plan, room)):
             raise MemoryError
         self.loaded = loaded
@@ -119,6 +119,8 @@ cdef class SendPlan:
                 raw_decref(self.plan.items[i].peer.owner)
         take_back(&self.lent)
         self.loaded = None
+        trim_plan(&self.plan, KEPT)
+        trim_lent(&self.lent, KEPT)
         return 0
 
     def load(self, list datagrams not None, int start=0):
@@ -160,8 +162,7 @@ cdef class SendPlan:
         return 0
 
     cdef int take_mixed(self, list datagrams, int *i, int stop) except -1:
-        cdef PyObject *pair
-        cdef PyObject *peer
+        cdef PyObject *pair, *peer
         cdef PyObject *address
         cdef PyObject *first_address = NULL
         cdef PyObject *second_address = NULL
@@ -189,6 +190,7 @@ cdef class SendPlan:
         return 0
 
     def load_to(self, buffers, address, Py_ssize_t offset=0, bytes header=None):
+        self.let_go()
         cdef list items = list(buffers)
         cdef int i = 0, n = <int>len(items)
         cdef bint is_written = header is not None
@@ -356,8 +358,6 @@ cdef class SendPlan:
     def release(self):
         self.position = self.datagrams_sent = 0
         self.let_go()
-        if max(self.plan.trains_capacity, self.plan.items_capacity) > KEPT:
-            free_plan(&self.plan)
 
 
 cdef inline bint is_pair(PyObject *pair) noexcept:

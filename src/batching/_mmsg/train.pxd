@@ -107,6 +107,10 @@ cdef inline void free_plan(Plan *plan) noexcept nogil:
     free(plan.controls)
     memset(plan, 0, sizeof(Plan))
 
+cdef inline void trim_plan(Plan *plan, int kept) noexcept nogil:
+    if max(plan.trains_capacity, plan.items_capacity) > kept:
+        free_plan(plan)
+
 
 cdef inline int datagrams_of(size_t n_bytes, size_t segment_size) noexcept nogil:
     # Of a run; 2**31 one-byte datagrams are refused when they are loaded.

@@ -66,6 +66,8 @@ class Segments:
         """Return the number of datagrams; that of no data is 1, an empty one."""
         if not self.data.nbytes:
             return 1
+        if self.segment_size < 1:
+            raise ValueError(f"segment_size {self.segment_size}, must be at least 1")
         return -(-self.data.nbytes // self.segment_size)
 
     def __getitem__(self, index: int) -> memoryview:
@@ -103,6 +105,8 @@ class Segments:
         if n_bytes < 1:
             raise ValueError(f"n_bytes {n_bytes}, must be at least 1")
         data, size, total = self.data, self.segment_size, self.data.nbytes
+        if size < 1 and total:
+            raise ValueError(f"segment_size {size}, must be at least 1")
         if min(total, size, total % (size or 1) or size) < n_bytes:
             return None
         # By words of the largest size that divides both: if each is as that of the datagram
