@@ -109,8 +109,8 @@ class Relay:
 
     def collect(self) -> list[Any]:
         """Return what Prometheus is told."""
-        labels = ("fate", "vni", "peer")
-        datagrams = CounterMetricFamily("relay_datagrams", "What became of them", labels=labels)
+        labels, what = ("fate", "vni", "peer"), "What became of them; forwarded: unsent ones too"
+        datagrams = CounterMetricFamily("relay_datagrams", what, labels=labels)
         n_bytes = CounterMetricFamily("relay_bytes", "The same, with headers", labels=labels)
         for way in (*self.drops.values(), *(w for ws in self.flows.values() for w in ws.values())):
             datagrams.add_metric(way.labels, way.n_datagrams)
