@@ -188,7 +188,8 @@ def test_fetch_tells_of_a_loss_and_leaves_the_rest_pending(backend: Any) -> None
         for fetch in (rig.slots.fetch, rig.slots.fetch_segments):
             rig.train(b"aabb", 2)
             rig.send(b"whole")
-            assert fetch(rig.rx, patience_s=PATIENCE_S) == errno.EBADMSG
+            rig.rx.patience_s = PATIENCE_S
+            assert fetch(rig.rx, sleeps=True) == errno.EBADMSG
             assert rig.slots.pending == 1
             assert len(fetch(rig.rx)) == 1
 
@@ -206,7 +207,8 @@ def test_fetch_tells_of_a_loss_and_leaves_the_rest_pending(backend: Any) -> None
 def test_a_sleeping_fetch_wakes(rig: Rig, name: str, wake: Any, expected: int | None) -> None:
     fetch = getattr(rig.slots, name)
     before = rig.counters.recv_calls
-    waiting: Future[Any] = start(lambda: fetch(rig.rx, patience_s=PATIENCE_S))
+    rig.rx.patience_s = PATIENCE_S
+    waiting: Future[Any] = start(lambda: fetch(rig.rx, sleeps=True))
     until(lambda: rig.counters.recv_calls > before)  # then it holds its ticket
     wake(rig)
     found = waiting.result(PATIENCE_S / 2)
@@ -216,10 +218,14 @@ def test_a_sleeping_fetch_wakes(rig: Rig, name: str, wake: Any, expected: int | 
 def test_a_fetch_sleeps_once_and_no_longer_than_it_may(rig: Rig) -> None:
     for fetch in (rig.slots.fetch, rig.slots.fetch_segments):
         before = rig.counters.recv_calls
-        assert fetch(rig.rx, patience_s=0.001) == errno.EAGAIN
+        rig.rx.patience_s = 0.001
+        assert fetch(rig.rx, sleeps=True) == errno.EAGAIN
         assert rig.counters.recv_calls == before + 2
-        assert fetch(rig.rx, patience_s=-1.0) == errno.EAGAIN
+        assert fetch(rig.rx) == errno.EAGAIN
         assert rig.counters.recv_calls == before + 3
+        rig.rx.patience_s = 0.0
+        assert fetch(rig.rx, sleeps=True) == errno.EAGAIN
+        assert rig.counters.recv_calls == before + 4
 
 
 class Interrupted(Exception):

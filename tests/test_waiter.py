@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from batching import _waiter
-from batching._waiter import POLLIN, POLLOUT, Waiter
+from batching._waiter import IDLE_S, POLLIN, POLLOUT, Waiter
 from fake_core import Clock, FakeDescriptor, bound
 
 START = 1000.0
@@ -221,3 +221,13 @@ def test_only_what_still_lives_is_renewed_after_a_fork() -> None:
         _waiter._after_fork_in_child()
         assert len(_waiter._renewables) == 1
     assert living.n == 1
+
+
+def test_what_a_sleeping_attempt_heeds_is_told_before_the_kick(waiter: Any) -> None:
+    told: list[float] = [waiter.descriptor.patience_s]
+    waiter.descriptor.kick = lambda: told.append(waiter.descriptor.patience_s)
+    for timeout in (0.0, None, 2.5, None):
+        waiter.set_timeout(timeout)
+    waiter.set_deadline(START + 1, POLLIN)
+    waiter.set_timeout(None)  # a deadline was set: from now on attempts only sleep by the clock
+    assert told == [IDLE_S, 0, IDLE_S, 0, IDLE_S, 0, 0]

@@ -18,11 +18,10 @@ from ._address import Address
 from ._backend import Message, RecvSlots
 from ._errors import os_error, shut_down, timed_out
 from ._kernel import MSG_DONTWAIT, MSG_WAITFORONE, WOULD_BLOCK
-from ._waiter import POLLIN, Waiter, renew_after_fork
+from ._waiter import IDLE_S, POLLIN, Waiter, renew_after_fork
 from .metrics import Counter
 from .segments import Segments
 
-_IDLE_S: Final = 1.0  # after this long without a datagram, all slabs but one are given back
 _LOG_EVERY_S: Final = 60.0
 
 
@@ -67,8 +66,7 @@ class Receiver:
         found: list[tuple[bytes, Address]] | int = 0
         try:
             if not waiter.is_timed and self._counter is None:
-                patience_s = _IDLE_S if waiter.timeout is None else 0
-                found = slots.fetch(self._descriptor, limit, patience_s)
+                found = slots.fetch(self._descriptor, limit, True)
             while not found or isinstance(found, int):
                 self._await_datagrams(error=found if isinstance(found, int) else 0)
                 found = slots.take(limit)
@@ -92,8 +90,7 @@ class Receiver:
         found: list[Segments] | int = 0
         try:
             if not waiter.is_timed and self._counter is None:
-                patience_s = _IDLE_S if waiter.timeout is None else 0
-                found = slots.fetch_segments(self._descriptor, patience_s)
+                found = slots.fetch_segments(self._descriptor, True)
             while not found or isinstance(found, int):
                 self._await_datagrams(error=found if isinstance(found, int) else 0)
                 found = slots.take_segments()
@@ -153,10 +150,10 @@ class Receiver:
                     raise os_error(errno.EAGAIN)
                 if has_slept and waiter.is_shut_down():
                     raise shut_down()
-                if not is_idle and waiter.clock() - started >= _IDLE_S:
+                if not is_idle and waiter.clock() - started >= IDLE_S:
                     is_idle = True
                     slots.shrink()
-                at_most_s = math.inf if is_idle else _IDLE_S
+                at_most_s = math.inf if is_idle else IDLE_S
                 if end := waiter.wait(POLLIN, started, slots.ticket, at_most_s):
                     raise os_error(errno.EAGAIN) if end == errno.EAGAIN else timed_out()
                 has_slept = True

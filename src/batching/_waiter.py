@@ -26,6 +26,7 @@ from ._errors import os_error
 
 POLLIN: Final = 0x1  # include/uapi/asm-generic/poll.h, and everywhere else
 POLLOUT: Final = 0x4
+IDLE_S: Final = 1.0  # after this long without a datagram, all slabs but one are given back
 _MAX_DRAINED: Final = 256  # errors, at one time
 
 
@@ -41,6 +42,7 @@ class Waiter:
         self.is_timed = False  # has had a deadline: calls look at the clock
         self.clock = clock
         self.descriptor = Descriptor(sock)
+        self._tell_patience()
         renew_after_fork(self.descriptor)
 
     def set_timeout(self, timeout_s: float | None) -> None:
@@ -56,6 +58,7 @@ class Waiter:
                 raise ValueError(f"timeout {timeout_s}, must be 0 or more, or None")
         self.check_open()
         self.timeout = timeout_s
+        self._tell_patience()
         self.descriptor.kick()
 
     def set_deadline(self, deadline: float | None, *directions: int) -> None:
@@ -68,7 +71,13 @@ class Waiter:
         for direction in directions:
             self.deadlines[direction] = deadline
         self.is_timed = True
+        self._tell_patience()
         self.descriptor.kick()
+
+    def _tell_patience(self) -> None:
+        # Without a time to heed, a receiving attempt may sleep until it is idle.
+        is_patient = self.timeout is None and not self.is_timed
+        self.descriptor.patience_s = IDLE_S if is_patient else 0.0
 
     def check_open(self) -> None:
         """Raise OSError(EBADF) when closed."""

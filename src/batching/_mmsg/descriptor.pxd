@@ -15,6 +15,7 @@ cdef class Descriptor:
     cdef int fd, wake_fd, pid
     cdef bint has_wake_fd
     cdef int users, is_closed, is_freed  # users: one for each call inside, and one for being open
+    cdef public double patience_s
     cdef int n_sleepers, n_stale  # stale: asleep since before the last kick
     cdef uint64_t kicks
     cdef pthread_mutex_t lock  # held for a few instructions at a time, never over Python code

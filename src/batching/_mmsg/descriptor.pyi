@@ -38,6 +38,8 @@ class Descriptor:
     ticket: int
     """Changes at every kick; wait() does not sleep on a ticket that is no longer true."""
     closed: bool
+    patience_s: float
+    """How long a fetch that may sleep does; 0 at first.  Who changes it kicks afterwards."""
     def __init__(self, sock: socket.socket) -> None:
         """Take ownership of ``sock``, made non-blocking; OSError(EMFILE) without a wake-up."""
     def __enter__(self) -> socket.socket: ...

@@ -19,16 +19,15 @@ class RecvSlots(Arrivals):
     """
 
     def fetch(
-        self, descriptor: Descriptor, limit: int = 0, patience_s: float = 0.0
+        self, descriptor: Descriptor, limit: int = 0, sleeps: bool = False
     ) -> list[tuple[bytes, Address]] | int:
         """Make an attempt, and take; return its errno if it met one.
 
-        Where there was nothing, sleep for ``patience_s`` at most, and make another.  May
+        Where there was nothing, and if it ``sleeps``, do so for the descriptor's
+        ``patience_s`` at most, and make another.  May
         return an empty list where another thread was quicker.
         """
-    def fetch_segments(
-        self, descriptor: Descriptor, patience_s: float = 0.0
-    ) -> list[Segments] | int:
+    def fetch_segments(self, descriptor: Descriptor, sleeps: bool = False) -> list[Segments] | int:
         """As ``fetch``, of ``take_segments``."""
     def take(self, limit: int = 0) -> list[tuple[bytes, Address]]:
         """Return pending datagrams, ``limit`` at most (0: all)."""

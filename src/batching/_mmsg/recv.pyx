@@ -30,19 +30,20 @@ cdef enum:
 cdef class RecvSlots(Arrivals):
     """Slabs that the kernel writes into, and the datagrams in them not yet taken."""
 
-    def fetch(self, Descriptor descriptor not None, int limit=0, double patience_s=0):
-        cdef int failure = self.look(descriptor, patience_s)
+    def fetch(self, Descriptor descriptor not None, int limit=0, bint sleeps=False):
+        cdef int failure = self.look(descriptor, sleeps)
         return failure if failure else self.take(limit)
 
-    def fetch_segments(self, Descriptor descriptor not None, double patience_s=0):
-        cdef int failure = self.look(descriptor, patience_s)
+    def fetch_segments(self, Descriptor descriptor not None, bint sleeps=False):
+        cdef int failure = self.look(descriptor, sleeps)
         return failure if failure else self.take_segments()
 
-    cdef int look(self, Descriptor descriptor, double patience_s) except -1:
+    cdef int look(self, Descriptor descriptor, bint sleeps) except -1:
         # An attempt, and, where there was nothing, another after a sleep.
         cdef int pending = 0, failure = self.try_once(descriptor, &pending)
-        if failure == EAGAIN and patience_s > 0:
-            descriptor.sleep(POLLIN, patience_s, self.ticket)
+        # Patience is read after the ticket was taken: who changes it kicks then.
+        if failure == EAGAIN and sleeps and descriptor.patience_s > 0:
+            descriptor.sleep(POLLIN, descriptor.patience_s, self.ticket)
             failure = self.try_once(descriptor, &pending)
         # A signal's handler that raises shall find what came still pending.
         PyErr_CheckSignals()

@@ -83,6 +83,7 @@ class Descriptor:
         "_sock",
         "_timeout_s",
         "_wakeup",
+        "patience_s",
         "ticket",
     )
 
@@ -106,6 +107,7 @@ class Descriptor:
         self._sleepers: dict[object, int] = {}  # to their tickets
         self._is_signalled = False
         self.ticket = 0
+        self.patience_s = 0.0
 
     def __enter__(self) -> socket.socket:
         if self._hold is None:

@@ -122,24 +122,24 @@ class RecvSlots:
                 hold = None  # and so leave
 
     def fetch(
-        self, descriptor: Descriptor, limit: int = 0, patience_s: float = 0.0
+        self, descriptor: Descriptor, limit: int = 0, sleeps: bool = False
     ) -> list[tuple[bytes, Address]] | int:
         """Make an attempt, and take; return its errno if it met one.
 
-        Where there was nothing, sleep for ``patience_s`` at most, and make another.
+        Where there was nothing, and if it ``sleeps``, do so for the descriptor's
+        ``patience_s`` at most, and make another.
         """
-        return self._look(descriptor, patience_s) or self.take(limit)
+        return self._look(descriptor, sleeps) or self.take(limit)
 
-    def fetch_segments(
-        self, descriptor: Descriptor, patience_s: float = 0.0
-    ) -> list[Segments] | int:
+    def fetch_segments(self, descriptor: Descriptor, sleeps: bool = False) -> list[Segments] | int:
         """As ``fetch``, of ``take_segments``."""
-        return self._look(descriptor, patience_s) or self.take_segments()
+        return self._look(descriptor, sleeps) or self.take_segments()
 
-    def _look(self, descriptor: Descriptor, patience_s: float) -> int:
+    def _look(self, descriptor: Descriptor, sleeps: bool) -> int:
         _, failure = self.attempt(descriptor)
-        if failure in WOULD_BLOCK and patience_s > 0:
-            descriptor.wait(POLLIN, patience_s, self.ticket)
+        # Patience is read after the ticket was taken: who changes it kicks then.
+        if failure in WOULD_BLOCK and sleeps and descriptor.patience_s > 0:
+            descriptor.wait(POLLIN, descriptor.patience_s, self.ticket)
             _, failure = self.attempt(descriptor)
         return failure
 
