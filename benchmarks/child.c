@@ -46,7 +46,7 @@ int next_command(char *line, int length)
 
 void die(const char *what)
 {
-    fprintf(stderr, "ceiling: %s: %s\n", what, errno ? strerror(errno) : "wrong argument");
+    fprintf(stderr, "%s: %s: %s\n", program_invocation_short_name, what, errno ? strerror(errno) : "wrong argument");
     exit(1);
 }
 
@@ -55,7 +55,8 @@ long number(const char *text, long low, long high, const char *what)
     char *end;
     long value = strtol(text, &end, 10);
     if (*end || end == text || value < low || value > high) {
-        fprintf(stderr, "ceiling: %s %s, must be %ld to %ld\n", what, text, low, high);
+        fprintf(stderr, "%s: %s %s, must be %ld to %ld\n", program_invocation_short_name, what, text, low,
+                high);
         exit(2);
     }
     return value;

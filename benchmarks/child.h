@@ -1,5 +1,5 @@
 /* What the programs in C share: the protocol of benchmarks/peers/README.md, and slots to receive
- * into.  ceiling.c sends and receives, passing.c echoes, forwards and pings.
+ * into.  ceiling.c sends and receives, passing.c echoes, forwards and pings, relay.c relays.
  */
 #ifndef CHILD_H
 #define CHILD_H

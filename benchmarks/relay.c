@@ -22,76 +22,24 @@
  * relay: what comes from one peer by VNI goes to the other, if every datagram of a train
  * carries a header that is right.  forward: what comes goes to PORT, out of another socket.
  */
-#define _GNU_SOURCE
+#include "child.h"
 #include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
-
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103 /* include/uapi/linux/udp.h, Linux 4.18 */
-#endif
-#ifndef UDP_GRO
-#define UDP_GRO 104 /* Linux 5.0 */
-#endif
-#ifndef SOL_UDP
-#define SOL_UDP 17
-#endif
 
 enum {
     SLOTS = 16,
-    SLOT = 65536,        /* no UDP message, merged or not, is longer than 65535 */
-    PAYLOAD = 65507,     /* 65535 - 20 - 8: IPv4 total length less its and UDP's header */
     HEADER = 8,
     SERIAL = 8,
     RECEIVE_BUFFER = 32 << 20, /* of the receiving end; that of a relay is 7 MiB, as all have it */
     RELAY_BUFFER = 7 << 20,
-    LIMIT_S = 60,        /* for one command, beyond its own duration */
-    IDLE_LIMIT_S = 900,  /* waiting for a command */
+    RUN_LIMIT_S = 60,    /* for one command */
     FLOWS = 1024         /* a power of two */
 };
-
-struct slots {
-    struct mmsghdr messages[SLOTS];
-    struct iovec iov[SLOTS];
-    struct sockaddr_in from[SLOTS];
-    union {
-        struct cmsghdr head;
-        char space[CMSG_SPACE(sizeof(int)) + 16];
-    } control[SLOTS];
-};
-
-static void die(const char *what)
-{
-    fprintf(stderr, "relay: %s: %s\n", what, errno ? strerror(errno) : "wrong argument");
-    exit(1);
-}
-
-static long number(const char *text, long low, long high)
-{
-    char *end;
-    long value = strtol(text, &end, 10);
-    if (*end || end == text || value < low || value > high) {
-        errno = 0;
-        die(text);
-    }
-    return value;
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
 
 static struct sockaddr_in loopback(long port)
 {
@@ -112,56 +60,6 @@ static int open_socket(long *port, int buffer)
         die("bind");
     *port = ntohs(a.sin_port);
     return fd;
-}
-
-static struct slots *make_slots(void)
-{
-    struct slots *s = calloc(1, sizeof *s);
-    for (int i = 0; s && i < SLOTS; i++) {
-        s->iov[i].iov_base = malloc(SLOT);
-        s->messages[i].msg_hdr = (struct msghdr){.msg_name = &s->from[i], .msg_iov = &s->iov[i],
-                                                 .msg_iovlen = 1, .msg_control = &s->control[i]};
-        if (!s->iov[i].iov_base)
-            die("memory");
-    }
-    return s ? s : (die("memory"), s);
-}
-
-/* Return the messages of one call, 0 where there is nothing. */
-static int receive(struct slots *s, int fd, int flags)
-{
-    for (int i = 0; i < SLOTS; i++) {
-        s->iov[i].iov_len = SLOT;
-        s->messages[i].msg_hdr.msg_namelen = sizeof s->from[i];
-        s->messages[i].msg_hdr.msg_control = &s->control[i];
-        s->messages[i].msg_hdr.msg_controllen = sizeof s->control[i];
-    }
-    int got = recvmmsg(fd, s->messages, SLOTS, flags, NULL);
-    if (got < 0 && errno != EAGAIN && errno != EINTR)
-        die("recvmmsg");
-    return got < 0 ? 0 : got;
-}
-
-static int segment_of(struct mmsghdr *message)
-{
-    int segment = (int)message->msg_len;
-    struct msghdr *m = &message->msg_hdr;
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c))
-        if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO)
-            memcpy(&segment, CMSG_DATA(c), sizeof segment);
-    return segment;
-}
-
-static void set_segment(struct msghdr *m, void *control, int segment)
-{
-    struct cmsghdr *c = control;
-    uint16_t size = (uint16_t)segment;
-    m->msg_control = control;
-    m->msg_controllen = CMSG_SPACE(sizeof size);
-    c->cmsg_level = SOL_UDP;
-    c->cmsg_type = UDP_SEGMENT;
-    c->cmsg_len = CMSG_LEN(sizeof size);
-    memcpy(CMSG_DATA(c), &size, sizeof size);
 }
 
 static void say_ports(long one, long other)
@@ -185,10 +83,7 @@ struct ends {
 
 static void send_train(struct ends *e, struct sockaddr_in *to)
 {
-    union {
-        struct cmsghdr head;
-        char space[CMSG_SPACE(sizeof(uint16_t))];
-    } control;
+    union control control;
     struct iovec iov = {e->train, (size_t)e->size * (size_t)e->segments};
     struct msghdr m = {.msg_name = to, .msg_namelen = sizeof *to, .msg_iov = &iov, .msg_iovlen = 1};
     if (e->segments > 1) /* never on a single datagram: some kernels refuse it */
@@ -221,9 +116,9 @@ static void look_at(struct ends *e, const unsigned char *data, int length, int w
 /* Return whether anything came. */
 static int take(struct ends *e, int whole)
 {
-    int got = receive(e->slots, e->in, MSG_DONTWAIT);
+    int got = fill_slots(e->slots, e->in, MSG_DONTWAIT);
     for (int i = 0; i < got; i++) {
-        int length = (int)e->slots->messages[i].msg_len, segment = segment_of(&e->slots->messages[i]);
+        int length = (int)e->slots->messages[i].msg_len, segment = segment_of(e->slots, i);
         const unsigned char *data = e->slots->iov[i].iov_base;
         for (int at = 0; at < length; at += segment)
             look_at(e, data + at, length - at < segment ? length - at : segment, whole);
@@ -234,7 +129,7 @@ static int take(struct ends *e, int whole)
 static void run(struct ends *e, struct sockaddr_in *to, double seconds, uint64_t trains, uint64_t window,
                 int whole)
 {
-    double start = now(), end = start + seconds, heard = start, at = start;
+    double start = now(CLOCK_MONOTONIC), end = start + seconds, heard = start, at = start;
     uint64_t last = e->next + trains * (uint64_t)e->segments;
     for (unsigned turn = 1;; turn++) {
         int sending = seconds > 0 ? at < end : e->next < last;
@@ -242,7 +137,7 @@ static void run(struct ends *e, struct sockaddr_in *to, double seconds, uint64_t
             send_train(e, to);
         int came = take(e, whole);
         if (came || turn % 16 == 0)
-            at = now();
+            at = now(CLOCK_MONOTONIC);
         if (came)
             heard = at;
         else if (at > heard + 1)
@@ -256,19 +151,17 @@ static void ends_main(int argc, char **argv)
 {
     if (argc != 3 && argc != 5)
         die("ends");
-    struct ends e = {.size = (int)number(argv[0], SERIAL, PAYLOAD - HEADER) + HEADER};
-    long vni = number(argv[2], 0, 0xFFFFFF), ports[2] = {0, 0};
-    int most = (int)number(argv[1], 1, 128);
+    struct ends e = {.size = (int)number(argv[0], SERIAL, PAYLOAD - HEADER, "size") + HEADER};
+    long vni = number(argv[2], 0, 0xFFFFFF, "VNI"), ports[2] = {0, 0};
+    int most = (int)number(argv[1], 1, 128, "segments");
     e.segments = PAYLOAD / e.size < most ? PAYLOAD / e.size : most;
     for (int i = 0; argc == 5 && i < 2; i++)
-        ports[i] = number(argv[3 + i], 0, 65535);
+        ports[i] = number(argv[3 + i], 0, 65535, "port");
     e.out = open_socket(&ports[0], RELAY_BUFFER);
     e.in = open_socket(&ports[1], RECEIVE_BUFFER);
-    e.slots = make_slots();
+    e.slots = slots_of(SLOTS);
     memcpy(e.header, (unsigned char[]){0, 0, 0x7A, 0x12, vni >> 16 & 255, vni >> 8 & 255, vni & 255, 0}, HEADER);
-    e.train = malloc((size_t)e.size * (size_t)e.segments);
-    if (!e.train)
-        die("memory");
+    e.train = memory((size_t)e.size * (size_t)e.segments);
     for (int i = 0; i < e.segments; i++)
         for (int j = 0; j < e.size; j++)
             e.train[i * e.size + j] = j < HEADER ? e.header[j] : (unsigned char)(7 * i + 13 * j + (j >> 8));
@@ -276,9 +169,9 @@ static void ends_main(int argc, char **argv)
     char line[64];
     while (alarm(IDLE_LIMIT_S), fgets(line, sizeof line, stdin)) {
         long port = 1, trains = 0;
-        double seconds = 0, start = now();
+        double seconds = 0, start = now(CLOCK_MONOTONIC);
         unsigned window = 1;
-        alarm(LIMIT_S);
+        alarm(RUN_LIMIT_S);
         e.sent = e.received = e.wrong = 0;
         if (sscanf(line, "run %ld %lf %u", &port, &seconds, &window) == 3 && seconds > 0 && seconds <= 60) {
             struct sockaddr_in to = loopback(port);
@@ -296,7 +189,7 @@ static void ends_main(int argc, char **argv)
             die(line);
         printf("{\"datagrams\": %llu, \"calls\": 0, \"measured\": %llu, \"wrong\": %llu, \"seconds\": %.9f,"
                " \"cpu\": 0}\n", (unsigned long long)e.sent, (unsigned long long)e.received,
-               (unsigned long long)e.wrong, now() - start);
+               (unsigned long long)e.wrong, now(CLOCK_MONOTONIC) - start);
         fflush(stdout);
     }
 }
@@ -344,17 +237,18 @@ static struct sockaddr_in *way_of(const unsigned char *data, int length, int seg
 
 static void forward(int in, int out, struct sockaddr_in *fixed)
 {
-    struct slots *s = make_slots();
+    struct slots *s = slots_of(SLOTS);
     struct mmsghdr passing[SLOTS];
     for (;;) {
-        int got = receive(s, in, MSG_WAITFORONE), n = 0;
+        int got = fill_slots(s, in, MSG_WAITFORONE), n = 0;
         for (int i = 0; i < got; i++) {
             struct msghdr *m = &s->messages[i].msg_hdr;
-            int length = (int)s->messages[i].msg_len, segment = segment_of(&s->messages[i]);
-            struct sockaddr_in *to = fixed ? fixed : way_of(s->iov[i].iov_base, length, segment, &s->from[i]);
+            int length = (int)s->messages[i].msg_len, segment = segment_of(s, i);
+            struct sockaddr_in *from = (struct sockaddr_in *)&s->from[i];
+            struct sockaddr_in *to = fixed ? fixed : way_of(s->iov[i].iov_base, length, segment, from);
             if (!to)
                 continue;
-            s->from[i] = *to;
+            *from = *to;
             s->iov[i].iov_len = (size_t)length;
             m->msg_controllen = 0;
             if (segment < length)
@@ -367,6 +261,8 @@ static void forward(int in, int out, struct sockaddr_in *fixed)
                     die("sendmmsg");
                 sent = 0;
             }
+        for (int i = 0; i < got; i++)
+            s->iov[i].iov_len = SLOT;
     }
 }
 
@@ -379,16 +275,16 @@ int main(int argc, char **argv)
         return 0;
     }
     if (argc == 5 && !strcmp(argv[1], "relay")) {
-        long vni = number(argv[2], 0, 0xFFFFFF);
+        long vni = number(argv[2], 0, 0xFFFFFF, "VNI");
         unsigned char key[3] = {vni >> 16 & 255, vni >> 8 & 255, vni & 255};
         struct flow *flow = flow_of(key);
         *flow = (struct flow){1, {key[0], key[1], key[2]},
-                              {loopback(number(argv[3], 1, 65535)), loopback(number(argv[4], 1, 65535))}};
+                              {loopback(number(argv[3], 1, 65535, "port")), loopback(number(argv[4], 1, 65535, "port"))}};
         int fd = open_socket(&port, RELAY_BUFFER);
         say_ports(port, 0);
         forward(fd, fd, NULL);
     } else if (argc == 3 && !strcmp(argv[1], "forward")) {
-        struct sockaddr_in to = loopback(number(argv[2], 1, 65535));
+        struct sockaddr_in to = loopback(number(argv[2], 1, 65535, "port"));
         int in = open_socket(&port, RELAY_BUFFER), out = socket(AF_INET, SOCK_DGRAM, 0);
         say_ports(port, 0);
         forward(in, out, &to);

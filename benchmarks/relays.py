@@ -58,7 +58,8 @@ def build_relay() -> str:
     """Compile relay.c; return the program."""
     BUILD.mkdir(parents=True, exist_ok=True)
     program = str(BUILD / "relay")
-    run([tool(os.environ.get("CC", "cc")), "-O2", "-o", program, str(HERE / "relay.c")])
+    sources = [str(HERE / name) for name in ("relay.c", "child.c")]
+    run([tool(os.environ.get("CC", "cc")), "-O2", "-Wall", "-Wextra", "-o", program, *sources])
     return program
 
 
