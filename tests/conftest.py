@@ -1,11 +1,12 @@
 """What all tests share: which back ends there are, and which of them this run is about.
 
-BATCHING_BACKEND, which the package obeys too, narrows a run to one back end; ``make test``
+BATCHING_BACKEND, which the package obeys too, chooses the back end of a run; ``make test``
 makes one run over each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import platform
@@ -18,6 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from batching import Conn
     from loopback import PlainPeer
+    from seam_rig import Rig
 
 MODULES = {"native": "batching._mmsg", "portable": "batching._portable"}
 FORCED = os.environ.get("BATCHING_BACKEND", "")
@@ -54,6 +56,24 @@ def pytest_report_header() -> str:
 def backend(request: pytest.FixtureRequest) -> ModuleType:
     """Give the module of the back end that the run is about."""
     return importlib.import_module(MODULES[request.param])
+
+
+@pytest.fixture
+def rig(backend: ModuleType) -> Iterator[Rig]:
+    """Give a sender and a receiver around the back end."""
+    from seam_rig import Rig
+
+    with contextlib.closing(Rig(backend)) as rig:
+        yield rig
+
+
+@pytest.fixture
+def gro(backend: ModuleType) -> Iterator[Rig]:
+    """Give the same, whose receiver takes trains whole."""
+    from seam_rig import Rig
+
+    with contextlib.closing(Rig(backend, gro=True)) as rig:
+        yield rig
 
 
 @pytest.fixture

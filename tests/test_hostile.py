@@ -25,12 +25,6 @@ UNFIT = (TypeError, ValueError, AttributeError, IndexError, OverflowError)
 Call = Callable[[Rig], Any]
 
 
-@pytest.fixture
-def rig(backend: Any) -> Iterator[Rig]:
-    with contextlib.closing(Rig(backend)) as made:
-        yield made
-
-
 def message(rig: Rig, data: Any = None, oob: Any = None) -> Any:
     return rig.backend.Message(
         [bytearray(64) if data is None else data], bytearray(64) if oob is None else oob

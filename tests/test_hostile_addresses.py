@@ -19,12 +19,6 @@ PATIENCE_S = 20.0
 UNFIT = (TypeError, ValueError, AttributeError, IndexError, OverflowError)
 
 
-@pytest.fixture
-def rig(backend: Any) -> Iterator[Rig]:
-    with contextlib.closing(Rig(backend)) as made:
-        yield made
-
-
 def message(rig: Rig) -> Any:
     return rig.backend.Message([bytearray(64)], bytearray(64))
 

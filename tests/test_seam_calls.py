@@ -8,9 +8,9 @@ import errno
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -23,18 +23,6 @@ pytestmark = pytest.mark.kernel
 
 MANY = 8192  # datagrams: a full window
 BIG = bytes(70000)  # more than a datagram may have
-
-
-@pytest.fixture
-def rig(backend: ModuleType) -> Iterator[Rig]:
-    with contextlib.closing(Rig(backend)) as rig:
-        yield rig
-
-
-@pytest.fixture
-def gro(backend: ModuleType) -> Iterator[Rig]:
-    with contextlib.closing(Rig(backend, gro=True)) as rig:
-        yield rig
 
 
 # dispatch

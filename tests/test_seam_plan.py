@@ -9,8 +9,6 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,12 +19,6 @@ from seam_rig import A, B, C, Rig, needs_gso
 pytestmark = pytest.mark.kernel
 
 PATIENCE_S = 10.0
-
-
-@pytest.fixture
-def rig(backend: ModuleType) -> Iterator[Rig]:
-    with contextlib.closing(Rig(backend)) as rig:
-        yield rig
 
 
 # Planning

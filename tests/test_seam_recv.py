@@ -7,8 +7,6 @@ import errno
 import select
 import socket
 import struct
-from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,18 +22,6 @@ pytestmark = pytest.mark.kernel
 
 IP_PKTINFO = 8  # include/uapi/linux/in.h
 PATIENCE_S = 10.0
-
-
-@pytest.fixture
-def rig(backend: ModuleType) -> Iterator[Rig]:
-    with contextlib.closing(Rig(backend)) as rig:
-        yield rig
-
-
-@pytest.fixture
-def gro(backend: ModuleType) -> Iterator[Rig]:
-    with contextlib.closing(Rig(backend, gro=True)) as rig:
-        yield rig
 
 
 def message(backend: Any, size: int = 2048) -> Any:
