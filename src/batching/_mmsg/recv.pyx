@@ -38,11 +38,17 @@ cdef class RecvSlots(Arrivals):
         cdef int failure = self.look(descriptor, sleeps)
         return failure if failure else self.take_segments()
 
-    cdef int look(self, Descriptor descriptor, bint sleeps) except -1:
-        # An attempt, and, where there was nothing, another after a sleep.
+    def fetch_into(self, Descriptor descriptor not None, msgs, bint sleeps=False):
+        cdef int failure = self.look(descriptor, sleeps, msgs)
+        return -failure if failure else self.take_into(msgs)
+
+    cdef int look(self, Descriptor descriptor, bint sleeps, msgs=None) except -1:
+        # An attempt, and, where there was nothing, another after a sleep, before which msgs are checked.
         cdef int pending = 0, failure = self.try_once(descriptor, &pending)
         # Patience is read after the ticket was taken: who changes it kicks then.
         if failure == EAGAIN and sleeps and descriptor.patience_s > 0:
+            if msgs is not None:
+                self.check(msgs)
             descriptor.sleep(POLLIN, descriptor.patience_s, self.ticket)
             failure = self.try_once(descriptor, &pending)
         # A signal's handler that raises shall find what came still pending.
