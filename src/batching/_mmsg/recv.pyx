@@ -9,7 +9,7 @@ from libc.errno cimport EAGAIN
 from libc.string cimport memcpy
 
 from .arrivals cimport Arrivals
-from .control cimport Control, read_control
+from .control cimport ECN_BITS, Control, Metadata, read_control, read_metadata
 from .descriptor cimport Descriptor
 from .linux cimport (
     BATCHING_HAS_GIL, MSG_CTRUNC, MSG_TRUNC, POLLIN, batching_count, batching_pause_gc, batching_resume_gc, mmsghdr,
@@ -139,6 +139,8 @@ cdef class RecvSlots(Arrivals):
         train.segment_size = arrival.segment_size if n_datagrams > 1 else n_bytes
         train.addr = self.sender()
         train.truncated = arrival.flags & MSG_TRUNC
+        if self.has_metadata:
+            self.tell(train)
         if n_bytes < COPY_BELOW:
             train.source = PyBytes_FromStringAndSize(slot.slab + arrival.taken_bytes, n_bytes)
         else:
@@ -151,6 +153,18 @@ cdef class RecvSlots(Arrivals):
         arrival.n_taken = arrival.n_datagrams
         self.pending -= n_datagrams
         return train
+
+    cdef int tell(self, Segments train) except -1:
+        # What came with it.
+        cdef mmsghdr *header = &self.headers[self.current]
+        cdef Metadata found = read_metadata(<const char *>header.msg_hdr.msg_control, header.msg_hdr.msg_controllen)
+        if found.traffic_class >= 0:
+            train.ecn_mark = found.traffic_class & ECN_BITS
+        train.received_ns = found.timestamp_ns
+        if found.has_local:
+            train.interface_index = found.interface
+            train.local_addr = self.peers.heard_at(&found, self.port)
+        return 0
 
     def check(self, msgs):
         self.prepare_messages(list(msgs))

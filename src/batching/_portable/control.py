@@ -12,20 +12,48 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .._kernel import MAX_SEGMENT_SIZE, SO_RXQ_OVFL, SOL_UDP, UDP_GRO
+from .._kernel import (
+    IP_PKTINFO,
+    IP_TOS,
+    IPV6_PKTINFO,
+    IPV6_TCLASS,
+    MAX_SEGMENT_SIZE,
+    SO_RXQ_OVFL,
+    SO_TIMESTAMPNS,
+    SOL_IP,
+    SOL_IPV6,
+    SOL_UDP,
+    UDP_GRO,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["find_fields", "pack_control", "parse_control"]
+__all__ = ["Metadata", "find_fields", "find_metadata", "pack_control", "parse_control"]
 
 # struct cmsghdr: cmsg_len is a size_t on Linux and a socklen_t, of 4 bytes, on macOS.
 _HEADER: Final = struct.Struct("@Iii" if sys.platform == "darwin" else "@Nii")
 _ALIGNMENT: Final = _HEADER.size - 8
 _GRO_SIZE: Final = struct.Struct("=i")  # an int; only the sender's UDP_SEGMENT is a u16
 _OVERFLOWS: Final = struct.Struct("=I")
+IP_PKTINFO_FIELDS: Final = struct.Struct("@i4s4s")  # interface, the address to answer from, to whom
+IPV6_PKTINFO_FIELDS: Final = struct.Struct("@16si")  # to whom, or the source; interface
+_TIMESPEC: Final = struct.Struct("@ll")
+ECN_BITS: Final = 3
+
+
+class Metadata(NamedTuple):
+    """What else came with a message; None: not told."""
+
+    ecn: int | None = None
+    timestamp_ns: int | None = None
+    interface: int | None = None
+    local: bytes = b""
+    """The 4 or 16 bytes of the address that it was sent to."""
+    is_no_source: bool = False
+    """That is no address of ours."""
 
 
 def find_fields(control: Iterable[tuple[int, int, bytes]]) -> tuple[int, int]:
@@ -41,6 +69,28 @@ def find_fields(control: Iterable[tuple[int, int, bytes]]) -> tuple[int, int]:
         elif (level, kind) == (socket.SOL_SOCKET, SO_RXQ_OVFL):
             (overflows,) = _OVERFLOWS.unpack(data)
     return segment_size, overflows
+
+
+def find_metadata(control: Iterable[tuple[int, int, bytes]]) -> Metadata:
+    """Return what (level, type, data) tell beside the segment size."""
+    ecn = timestamp_ns = interface = None
+    local, is_no_source = b"", False
+    for level, kind, data in control:
+        if (level, kind) == (SOL_IP, IP_TOS) and data:
+            ecn = data[0] & ECN_BITS
+        elif (level, kind) == (SOL_IPV6, IPV6_TCLASS) and len(data) == _GRO_SIZE.size:
+            ecn = _GRO_SIZE.unpack(data)[0] & ECN_BITS
+        elif (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(data) == _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack(data)
+            timestamp_ns = seconds * 1_000_000_000 + nanoseconds
+        elif (level, kind) == (SOL_IP, IP_PKTINFO) and len(data) == IP_PKTINFO_FIELDS.size:
+            index, answers_from, host = IP_PKTINFO_FIELDS.unpack(data)
+            is_no_source = answers_from not in (bytes(4), host)
+            if not local:
+                interface, local = index, host
+        elif (level, kind) == (SOL_IPV6, IPV6_PKTINFO) and len(data) == IPV6_PKTINFO_FIELDS.size:
+            local, interface = IPV6_PKTINFO_FIELDS.unpack(data)
+    return Metadata(ecn, timestamp_ns or None, interface or None, local, is_no_source)
 
 
 def parse_control(control: Buffer) -> tuple[int, int]:
