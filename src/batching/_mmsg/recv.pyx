@@ -19,7 +19,7 @@ from .linux cimport (
 from .message cimport Message, Target, is_ready, locate_data, locate_oob
 from .segments cimport Segments
 from .slab cimport Slab
-from .slots cimport Arrival, Slot, next_length, take_one
+from .slots cimport MAX_SLOTS, Arrival, Slot, next_length, take_one
 
 cdef enum:
     COPY_BELOW = 4096  # a kept view of a small train shall not pin a slab of 64 KiB
@@ -44,13 +44,14 @@ cdef class RecvSlots(Arrivals):
 
     cdef int look(self, Descriptor descriptor, bint sleeps, msgs=None) except -1:
         # An attempt, and, where there was nothing, another after a sleep, before which msgs are checked.
-        cdef int pending = 0, failure = self.try_once(descriptor, &pending)
+        cdef int pending = 0, most = MAX_SLOTS if msgs is None else self.n_copied
+        cdef int failure = self.try_once(descriptor, most, &pending)
         # Patience is read after the ticket was taken: who changes it kicks then.
         if failure == EAGAIN and sleeps and descriptor.patience_s > 0:
             if msgs is not None:
                 self.check(msgs)
             descriptor.sleep(POLLIN, descriptor.patience_s, self.ticket)
-            failure = self.try_once(descriptor, &pending)
+            failure = self.try_once(descriptor, most, &pending)
         # A signal's handler that raises shall find what came still pending.
         PyErr_CheckSignals()
         return failure
