@@ -56,7 +56,7 @@ cdef class RecvSlots(Arrivals):
         PyErr_CheckSignals()
         return failure
 
-    def take(self, int limit=0):
+    cpdef take(self, int limit=0):
         cdef int was_collecting, n, taken = 0
         cdef PyObject *out = NULL
         self.acquire()
@@ -114,7 +114,7 @@ cdef class RecvSlots(Arrivals):
             i += 1
         return i - start
 
-    def take_segments(self):
+    cpdef take_segments(self):
         cdef int was_collecting, room = 0, n = 0
         cdef PyObject *out = NULL
         self.acquire()
@@ -172,7 +172,7 @@ cdef class RecvSlots(Arrivals):
             train.local_addr = self.peers.heard_at(&found, self.port)
         return 0
 
-    def check(self, msgs):
+    cpdef check(self, msgs):
         self.prepare_messages(list(msgs))
 
     cdef int prepare_messages(self, list msgs) except -1:
@@ -192,7 +192,7 @@ cdef class RecvSlots(Arrivals):
             raise ValueError(f"message {i}: {error}") from None
         return 0
 
-    def take_into(self, msgs):
+    cpdef int take_into(self, msgs) except -1:
         # The user's own list serves where nobody can change it meanwhile.
         cdef list items = msgs if BATCHING_HAS_GIL and type(msgs) is list else list(msgs)
         cdef list replaced = []  # what a Message held; let go of after the lock, it may be anything
