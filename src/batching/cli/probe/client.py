@@ -131,6 +131,8 @@ class Client:
         for direction, numbers in doubts.items():
             if numbers:
                 n_rounds = max(1, min(_MANY, MAX_BURSTS // len(numbers)))
+                if direction == "back":  # the server sends no more than it has got
+                    self._exchange("out", numbers, n_rounds, end)
                 self._exchange(direction, numbers, n_rounds, end)
         return any(doubts.values())
 
