@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,20 +29,22 @@ SHAPES = [
     Shape(1200, 16, 601),
     Shape(1200, 54, 1200),
 ]
-HARMS = [
-    mangler.cut,
-    mangler.drop,
-    mangler.swap,
-    mangler.corrupt,
-    mangler.double,
-    mangler.merge,
-]
+HARMS = {
+    "cut": "damaged",
+    "drop": "lost",
+    "swap": "out of order",
+    "corrupt": "damaged",
+    "double": "doubled",
+    "merge": "damaged",
+}
 
 
 @contextlib.contextmanager
-def serving(host: str = HOST) -> Iterator[tuple[Server, tuple[Any, ...]]]:
+def serving(
+    host: str = HOST, receive_buffer: int | None = None
+) -> Iterator[tuple[Server, tuple[Any, ...]]]:
     """Give a server in a thread, and its address."""
-    with open_conn((host, 0)) as conn:
+    with open_conn((host, 0), receive_buffer=receive_buffer) as conn:
         server = Server(conn, lambda _: None)
         running = start(server.run)
         try:
@@ -52,16 +54,17 @@ def serving(host: str = HOST) -> Iterator[tuple[Server, tuple[Any, ...]]]:
             running.result(PATIENCE_S)
 
 
-def run(address: tuple[Any, ...], shapes: list[Shape] = SHAPES, duration_s: float = 3) -> Result:
-    with open_conn(remote_addr=address) as conn:
-        client = Client(conn, shapes)
+def run(address: tuple[Any, ...], duration_s: float, receive_buffer: int | None = None) -> Result:
+    with open_conn(remote_addr=address, receive_buffer=receive_buffer) as conn:
+        client = Client(conn, SHAPES)
         client.shake_hands(PATIENCE_S)
         client.run(duration_s)
     return client.result
 
 
-def run_through(out: Harm = leave, back: Harm = leave, duration_s: float = 3) -> Result:
-    """Test a path on which something is harmed."""
+def run_through(harm: Harm, direction: str, duration_s: float = 3) -> Result:
+    """Test a path on which something is harmed in one direction, or in "both"."""
+    out, back = (harm if direction in (way, "both") else leave for way in ("out", "back"))
     with serving() as (_, address), mangler.mangler(address, out, back) as middle:
         return run(middle, duration_s=duration_s)
 
@@ -88,28 +91,27 @@ def test_a_path_that_harms_nothing_is_ok(host: str) -> None:
 
 @needs_whole_trains
 @pytest.mark.parametrize(
-    "harm",
+    ("harm", "direction"),
     [
-        harm if harm is mangler.drop else pytest.param(harm, marks=pytest.mark.slow)
+        pytest.param(harm, direction, marks=() if harm == "cut" else pytest.mark.slow)
         for harm in HARMS
+        for direction in ("out", "back")
+        if harm != "cut" or direction == "out"
     ],
-    ids=lambda harm: harm.__name__,
 )
-@pytest.mark.parametrize("direction", ["out", pytest.param("back", marks=pytest.mark.slow)])
-def test_the_shape_that_is_mangled_is_named_and_no_other(
-    harm: Callable[[list[bytes]], list[bytes]], direction: str
-) -> None:
+def test_the_shape_that_is_mangled_is_named_and_no_other(harm: str, direction: str) -> None:
     shape = Shape(1200, 16, 601)
-    result = run_through(**{direction: to_shape(*shape, harm)})
+    result = run_through(to_shape(*shape, getattr(mangler, harm)), direction, duration_s=1)
     (finding,) = [each for each in judge(result) if each.state == "broken"]
     assert finding.name == f"{direction}: 16 x 1200 B, short tail"
+    assert HARMS[harm] in finding.found
     assert "BATCHING_DISABLE_UDP_GSO=1" in finding.change
     assert finding.change.startswith("here" if direction == "out" else "on the server")
 
 
+@pytest.mark.slow
 def test_a_path_that_loses_every_tenth_datagram_is_slow() -> None:
-    result = run_through(mangler.lose_every(10), mangler.lose_every(10))
-    findings = judge(result)
+    findings = judge(run_through(mangler.lose_every(10), "both"))
     assert worst(findings) == "slow"
     assert "the path loses both alike" in " ".join(finding.change for finding in findings)
 
@@ -118,8 +120,21 @@ def test_a_path_that_loses_every_tenth_datagram_is_slow() -> None:
 @pytest.mark.slow
 def test_a_mangled_shape_is_found_on_a_path_that_loses_as_well() -> None:
     lose, mangle = mangler.lose_every(30), to_shape(*SHAPES[2], mangler.drop)
-    result = run_through(lambda train: [e for part in mangle(train) for e in lose(part)])
+    result = run_through(lambda train: [e for part in mangle(train) for e in lose(part)], "out")
     assert broken(judge(result)) == [f"out: {SHAPES[2]}"]
+
+
+@needs_gso
+@pytest.mark.parametrize("direction", ["out", "back"])
+def test_a_receive_buffer_that_is_too_small_is_no_mangling(direction: str) -> None:
+    small, large = 4096, 1 << 20
+    buffers = (small, large) if direction == "out" else (large, small)
+    with serving(receive_buffer=buffers[0]) as (_, address):
+        result = run(address, duration_s=0.5, receive_buffer=buffers[1])
+    findings = {finding.name: finding for finding in judge(result)}
+    assert findings[f"datagrams {direction}"].state == "slow"
+    assert "raise the receive buffer" in findings[f"datagrams {direction}"].change
+    assert not broken(list(findings.values()))
 
 
 def test_nobody_who_answers_is_told_in_time() -> None:

@@ -18,7 +18,7 @@ from .control import Rounds
 from .shapes import WAYS, Shape
 from .stamp import Burst, Stamps
 
-__all__ = ["FAST", "Sending", "bursts_of"]
+__all__ = ["FAST", "Sending", "bursts_of", "pause_s"]
 
 FAST: Final = 100e6  # bits a second, on average
 _PAUSE_S: Final = 0.001  # after each burst, besides
@@ -30,6 +30,11 @@ def bursts_of(rounds: Rounds) -> Iterator[Burst]:
         for shape in rounds.shapes:
             for way in range(len(WAYS)):
                 yield Burst(number, shape, way)
+
+
+def pause_s(shape: Shape, rate: float) -> float:
+    """Return the seconds that a burst has for itself, at so many bits a second."""
+    return _PAUSE_S + 8 * shape.nbytes / rate
 
 
 class Sending:
@@ -79,7 +84,7 @@ class Sending:
                 else:
                     self._send_train(burst.shape, shape, b"".join(datagrams))
             finally:
-                self._due = time.monotonic() + _PAUSE_S + 8 * shape.nbytes / self._rate
+                self._due = time.monotonic() + pause_s(shape, self._rate)
 
     def _send_singly(self, datagrams: list[bytes]) -> None:
         for data in datagrams:

@@ -13,8 +13,8 @@ from typing import Final
 
 from batching import Conn
 
-from .bursts import FAST, Sending, bursts_of
-from .control import HELLO_SIZE, MAX_BURSTS, REPORT_SIZE, TOKEN, Kind, Message, Rounds
+from .bursts import FAST, Sending, bursts_of, pause_s
+from .control import HELLO_SIZE, MAX_BURSTS, MAX_REPORTED, REPORT_SIZE, TOKEN, Kind, Message, Rounds
 from .record import Direction, Record
 from .shapes import Shape
 from .stamp import Stamps
@@ -130,11 +130,17 @@ class Client:
         }
         for direction, numbers in doubts.items():
             if numbers:
-                n_rounds = max(1, min(_MANY, MAX_BURSTS // len(numbers)))
+                n_rounds = self._n_rounds(numbers, end)
                 if direction == "back":  # the server sends no more than it has got
                     self._exchange("out", numbers, n_rounds, end)
                 self._exchange(direction, numbers, n_rounds, end)
         return any(doubts.values())
+
+    def _n_rounds(self, numbers: list[int], end: float) -> int:
+        """Return how many rounds of those shapes there is room and time for, one at least."""
+        round_s = sum(2 * pause_s(self._shapes[number], self._rate) for number in numbers)
+        n_in_time = int((end - time.monotonic()) / round_s)
+        return max(1, min(_MANY, MAX_BURSTS // len(numbers), n_in_time))
 
     def _exchange(
         self, direction: Direction, numbers: range | list[int], n_rounds: int, end: float
@@ -160,10 +166,19 @@ class Client:
         for number in sending.singly:
             self.result.records["out"][number].singly = True
         self.result.errors += sending.errors
-        counts = self._report(rounds, end)
+        counts = self._reports(rounds, end)
         if any(count.harm for count in counts):  # perhaps it is only late
             self._listen(time.monotonic() + max(_SETTLE_S, 2 * self.result.rtt_s))
-            counts = self._report(rounds, end)
+            counts = self._reports(rounds, end)
+        return counts
+
+    def _reports(self, rounds: Rounds, end: float) -> list[Count]:
+        """Return what became of rounds, asked in parts that fit a message."""
+        step = max(1, MAX_REPORTED // len(rounds.shapes))
+        counts = []
+        for first in range(rounds.first, rounds.first + rounds.n, step):
+            n = min(step, rounds.first + rounds.n - first)
+            counts += self._report(rounds._replace(first=first, n=n), end)
         return counts
 
     def _report(self, rounds: Rounds, end: float) -> list[Count]:
@@ -185,20 +200,24 @@ class Client:
         if not rounds.mask:
             return rounds, []
         assert self._tally is not None
-        self._tally.start(rounds.first)
+        n_before = self._tally.n_taken
         answer = self._ask(Kind.SEND, rounds.pack(), end)
         with contextlib.suppress(ValueError):  # nothing that it could afford
             granted = Rounds.unpack(answer.body, len(self._shapes))
             rounds = rounds._replace(mask=rounds.mask & granted.mask)
             bursts = list(bursts_of(rounds))
-            expected = sum(self._shapes[burst.shape].segments for burst in bursts)
-            quiet_s = max(_QUIET_S, 4 * self.result.rtt_s)
-            n_before = -1
-            while n_before < self._tally.n_taken < expected:
-                n_before = self._tally.n_taken
-                self._listen(time.monotonic() + quiet_s, until=expected)
+            n_sent = sum(self._shapes[burst.shape].segments for burst in bursts)
+            self._listen_until(n_before + n_sent)
             return rounds, self._tally.counts(bursts)
         return rounds._replace(mask=0), []
+
+    def _listen_until(self, n_expected: int) -> None:
+        """Take what comes until it is as much as was to come, or nothing comes any more."""
+        quiet_s = max(_QUIET_S, 4 * self.result.rtt_s)
+        n_before = -1
+        while n_before < self._n_taken() < n_expected:
+            n_before = self._n_taken()
+            self._listen(time.monotonic() + quiet_s, until=n_expected)
 
     def _slow_down(self) -> None:
         """Send slower from now on if much was harmed in the rounds of all shapes."""

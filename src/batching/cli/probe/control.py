@@ -14,7 +14,16 @@ import zlib
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-__all__ = ["HELLO_SIZE", "MAX_BURSTS", "REPORT_SIZE", "TOKEN", "Kind", "Message", "Rounds"]
+__all__ = [
+    "HELLO_SIZE",
+    "MAX_BURSTS",
+    "MAX_REPORTED",
+    "REPORT_SIZE",
+    "TOKEN",
+    "Kind",
+    "Message",
+    "Rounds",
+]
 
 _MAGIC: Final = b"batprobe"
 _VERSION: Final = 1
@@ -22,10 +31,11 @@ TOKEN: Final = 16  # bytes
 _HEAD: Final = struct.Struct(f"!8sBBH{TOKEN}sH")  # magic, version, kind, number, token, size
 _CHECK: Final = struct.Struct("!I")
 _ROUNDS: Final = struct.Struct("!BBQ")
-MAX_BURSTS: Final = 120  # of each way: 8 bytes of counts for both make less than 1 KiB
-REPORT_SIZE: Final = _HEAD.size + 12 + 8 * MAX_BURSTS + _CHECK.size  # bytes, at most
+MAX_BURSTS: Final = 120  # of each way, that are sent for one request
+MAX_REPORTED: Final = 48  # of each way, in one report: 8 bytes of counts for both
+REPORT_SIZE: Final = _HEAD.size + 12 + 8 * MAX_REPORTED + _CHECK.size  # bytes, at most
 HELLO_SIZE: Final = 64  # bytes: more than COOKIE has
-_MAX: Final = 1100  # bytes of a message: no IPv6 path has to cut it
+_MAX: Final = 576 - 20 - 8  # bytes of a message: what every IPv4 host takes, RFC 1122 3.3.2
 
 
 class Kind(IntEnum):
@@ -106,7 +116,7 @@ class Rounds(NamedTuple):
         """Return what the network claims to be rounds of ``n_shapes`` shapes.
 
         Raises:
-            ValueError: It is none, or has more than fit the counts of a message.
+            ValueError: It is none, or too many.
         """
         try:
             rounds = cls(*_ROUNDS.unpack(body))

@@ -44,18 +44,26 @@ def print_findings(console: Console, findings: list[Finding]) -> None:
 
 
 def print_shapes(console: Console, result: Result) -> None:
-    """Print a row for each shape that was sent: what became of it, each way and direction."""
+    """Print a row for each shape that not all is well with: what became of it, each way."""
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column("shape", no_wrap=True)
     for direction in _DIRECTIONS:
         table.add_column(f"{direction},\none by one", justify="right")
         table.add_column(f"{direction},\nin trains", justify="right")
-    for number, record in enumerate(result.records["out"]):
-        cells = []
-        for direction in _DIRECTIONS:
-            cells += _cells(result.records[direction][number])
-        table.add_row(str(record.shape), *cells)
-    console.print(table)
+    pairs = list(zip(*(result.records[direction] for direction in _DIRECTIONS), strict=True))
+    shown = [pair for pair in pairs if not all(_is_well(record) for record in pair)]
+    for pair in shown:
+        cells = [cell for record in pair for cell in _cells(record)]
+        table.add_row(str(pair[0].shape), *cells)
+    if shown:
+        console.print(table)
+    if len(shown) < len(pairs):
+        which = "the other" if shown else "all"
+        console.print(f"{which} {len(pairs) - len(shown)} shapes: whole, each way", highlight=False)
+
+
+def _is_well(record: Record) -> bool:
+    return record.is_tested and not record.total(0).harm and not record.total(1).harm
 
 
 def _cells(record: Record) -> list[Text]:

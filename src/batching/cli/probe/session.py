@@ -77,7 +77,6 @@ class Session:
 
     def _report(self, message: Message) -> tuple[Kind, bytes]:
         rounds = Rounds.unpack(message.body, len(self._shapes))
-        self._tally.start(rounds.first)
         drops = (self._conn.stats().recv_queue_drops - self._drops) & 0xFFFFFFFF
         report = Report(drops, self._singly, self._tally.counts(bursts_of(rounds)))
         return Kind.REPORTED, report.pack()

@@ -1,4 +1,4 @@
-"""Tally: what arrived of the bursts of a few rounds, by round, shape and way."""
+"""Tally: what arrived of the latest bursts, by round, shape and way."""
 
 from __future__ import annotations
 
@@ -104,23 +104,16 @@ class Report(NamedTuple):
 
 
 class Tally:
-    """What has come of the rounds of one exchange; those before it are forgotten."""
+    """What has come of the bursts of a session; the oldest are forgotten."""
 
     def __init__(self, stamps: Stamps, shapes: Sequence[Shape]) -> None:
         self._stamps = stamps
         self._shapes = shapes
         self._bursts: dict[int, _Arrivals] = {}
-        self._first_round = 0
         self.n_taken = 0
-        """Datagrams of bursts since the last start."""
+        """Datagrams of bursts."""
         self.strange = 0
-        """Datagrams that belong to no burst that is under way."""
-
-    def start(self, first_round: int) -> None:
-        """Forget all rounds before this one."""
-        self._first_round, self.n_taken = first_round, 0
-        for code in [code for code in self._bursts if Burst.of(code).round < first_round]:
-            del self._bursts[code]
+        """Datagrams that belong to no burst."""
 
     def add(self, data: bytes) -> bool:
         """Take what was received; tell whether it belongs here."""
@@ -128,11 +121,8 @@ class Tally:
         if place is not None:
             code, index, is_whole = place
             burst = Burst.of(code)
-            if (
-                burst.round >= self._first_round
-                and burst.shape < len(self._shapes)
-                and index < self._shapes[burst.shape].segments
-            ):
+            shapes = self._shapes
+            if burst.shape < len(shapes) and index < shapes[burst.shape].segments:
                 self._arrivals(code).add(index, is_whole=is_whole)
                 self.n_taken += 1
                 return True

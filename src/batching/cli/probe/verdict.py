@@ -49,7 +49,7 @@ def _judge_direction(direction: Direction, records: list[Record], result: Result
     findings = [_summary(direction, records, result)]
     findings += [_judge_mangled(record) for record in mangled]
     for size in _sizes_lost(records):
-        found = f"of {size} B none arrives, one by one or in trains"
+        found = f"of datagrams of {size} B none arrives one by one"
         change = (
             f"the path's MTU is less than the route's: send less than {size} bytes, or lower it"
         )
@@ -98,7 +98,9 @@ def _summary(direction: Direction, records: list[Record], result: Result) -> Fin
     if doubtful := [record for record in records if record.is_suspect and record.odds > _DOUBT]:
         change = f"trains may suffer more ({doubtful[0].shape}): run again with --duration 20"
     elif not plain.harm:
-        change = "it is trains that suffer: see the shapes below"
+        change = "only trains suffer: see the shapes below"
+    elif not train.harm:
+        change = "only those that travel alone suffer, so it is no matter of offload"
     else:
         change = "the path loses both alike: send slower, or look where it drops"
     return Finding(name, "slow", found, change, facts)
@@ -133,7 +135,7 @@ def _judge_fallbacks(fallbacks: dict[str, int]) -> Finding:
 
 
 def _sizes_lost(records: list[Record]) -> list[int]:
-    """Return the sizes of which nothing came, though others did."""
+    """Return the sizes of which no datagram came that travelled alone, though others did."""
     by_size: dict[int, list[Record]] = {}
     for record in records:
         by_size.setdefault(record.shape.size, []).append(record)
@@ -141,8 +143,7 @@ def _sizes_lost(records: list[Record]) -> list[int]:
     for size, of_size in by_size.items():
         # Short tails are of another size, and are left out.
         equal = [record for record in of_size if record.shape.tail == size]
-        n_lost = sum(record.total(0).lost + record.total(1).lost for record in equal)
-        if n_lost == 2 * sum(record.sent for record in equal):
+        if sum(record.total(0).lost for record in equal) == sum(record.sent for record in equal):
             lost.append(size)
     return lost if len(lost) < len(by_size) else []
 
