@@ -16,7 +16,7 @@ from ._kernel import is_answer
 Address = tuple[Any, ...]
 """``(host, port)`` for IPv4, ``(host, port, flowinfo, scope_id)`` for IPv6."""
 
-_MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 2.5.5.2
+MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 2.5.5.2
 _WILDCARDS = {"": "0.0.0.0", "<broadcast>": "255.255.255.255"}  # as in the socket module
 
 
@@ -38,7 +38,31 @@ class Sockaddr(NamedTuple):
     @property
     def is_ipv4(self) -> bool:
         """Tell whether datagrams to it travel as IPv4; a v4-mapped address's do."""
-        return len(self.host) == 4 or self.host.startswith(_MAPPED_PREFIX)
+        return len(self.host) == 4 or self.host.startswith(MAPPED_PREFIX)
+
+    @property
+    def is_group(self) -> bool:
+        """Tell whether it is one of multicast."""
+        if not self.is_ipv4:
+            return self.host[0] == 0xFF  # RFC 4291 2.7
+        return 224 <= self.host[-4] < 240  # RFC 5771
+
+    @property
+    def is_no_source(self) -> bool:
+        """Tell whether nothing is sent from it: it stands for several, or is a wildcard."""
+        if self.is_group or not any(self.host[-4:] if self.is_ipv4 else self.host):
+            return True
+        return self.is_ipv4 and self.host[-4:] == b"\xff" * 4  # RFC 919
+
+    @property
+    def is_link_local(self) -> bool:
+        """Tell whether it is one of IPv6 that means something on one link only (RFC 4007 6)."""
+        if len(self.host) == 4:
+            return False
+        first, second = self.host[:2]
+        if first == 0xFF:  # a group's, on a link or an interface
+            return second & 0xF in (1, 2)
+        return first == 0xFE and second & 0xC0 == 0x80
 
 
 def parse_address(address: object, family: int, is_dual_stack: bool) -> Sockaddr:
@@ -70,7 +94,7 @@ def parse_address(address: object, family: int, is_dual_stack: bool) -> Sockaddr
         return Sockaddr(packed, port)
     if not is_dual_stack:
         raise ValueError(f"IPv4 address {host!r} on a socket that is IPv6 only")
-    return Sockaddr(_MAPPED_PREFIX + packed, port)
+    return Sockaddr(MAPPED_PREFIX + packed, port)
 
 
 def family_of(address: object) -> int:

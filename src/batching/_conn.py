@@ -13,13 +13,14 @@ from ._address import Address
 from ._backend import Counters, Message, Peers, RecvSlots
 from ._errors import SendError, UDPGSODisabledError
 from ._kernel import drop_events
+from ._options import OptionsConn, Wishes
 from ._receiver import Receiver
 from ._sender import Sender
 from ._waiter import Waiter
 from .geneve import GENEVE_FIXED_HEADER_LENGTH, GeneveHeader
 from .metrics import FrozenDict, Stats, counter, track
 from .offload import Offload
-from .packetconn import SocketConn, is_dual_stack
+from .packetconn import is_dual_stack
 from .segments import Segments
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MIN_OOB", "Conn"]
 
-MIN_OOB: Final = 48
-"""Control bytes of every option that can be on: CMSG_SPACE(4) for each of UDP_GRO and
-SO_RXQ_OVFL, where size_t has 8 bytes."""
+MIN_OOB: Final = 176
+"""Control bytes of every option that can be on, where size_t has 8 bytes.
+
+CMSG_SPACE(4) is 24, for each of UDP_GRO and SO_RXQ_OVFL, and for IP_TOS or IPV6_TCLASS; 32 for
+SO_TIMESTAMPNS; IPV6_PKTINFO 40, and of IPv4 over IPv6 IP_PKTINFO besides, 32."""
 
 _MAX_SLOTS: Final = 16  # 1 MiB of slabs
 _COUNTED: Final = tuple(
@@ -38,7 +41,7 @@ _COUNTED: Final = tuple(
 _NO_GENEVE: Final = GeneveHeader()
 
 
-class Conn(SocketConn):
+class Conn(OptionsConn):
     """A UDP socket that moves batches.  ``open_conn`` and ``try_upgrade_to_conn`` make one.
 
     Every call may be made from several threads.  ``close`` wakes whoever waits, with
@@ -49,12 +52,17 @@ class Conn(SocketConn):
     """
 
     def __init__(
-        self, sock: socket.socket, offload: Offload, batch_size: int, overflows: str | None
+        self,
+        sock: socket.socket,
+        offload: Offload,
+        batch_size: int,
+        overflows: str | None,
+        wishes: Wishes | None = None,
     ) -> None:
         """Take ownership of ``sock``, or raise and leave it as it was, but non-blocking.
 
         ``overflows`` names the counter of drop events; only a ``Conn`` that came about
-        brings it into being.
+        brings it into being.  ``wishes``: what was switched on beside the payload.
         """
         drops_before = drop_events(sock) or 0  # of a socket taken over
         waiter = Waiter(sock)
@@ -63,12 +71,15 @@ class Conn(SocketConn):
             peers = Peers(int(sock.family), is_dual_stack(sock), offload.max_segments)
             with contextlib.suppress(OSError):  # ENOTCONN
                 peers.connect(sock.getpeername())
+            has_metadata = wishes is not None and wishes.has_metadata
             slots = RecvSlots(
                 peers,
                 self._counters,
                 max_slots=min(_MAX_SLOTS, batch_size),
                 gro=offload.gro,
                 min_oob=MIN_OOB,
+                metadata=has_metadata,
+                port=sock.getsockname()[1] if has_metadata else 0,
             )
         except BaseException:
             waiter.descriptor.release()
@@ -80,6 +91,7 @@ class Conn(SocketConn):
         self._offload = offload
         self._batch_size = batch_size
         self._drops, self._drop_counter = 0, drops_before
+        self._peers = peers
         self._waiter = waiter
         self._descriptor = waiter.descriptor
         track(self)

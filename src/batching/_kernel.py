@@ -24,10 +24,32 @@ SO_PROTOCOL: Final = 38  # include/uapi/asm-generic/socket.h, Linux 2.6.32
 SO_DOMAIN: Final = 39  # likewise
 SO_ATTACH_REUSEPORT_CBPF: Final = 51  # include/uapi/asm-generic/socket.h, Linux 4.5
 SO_DETACH_REUSEPORT_BPF: Final = 68  # include/uapi/asm-generic/socket.h, Linux 5.3
+SO_TIMESTAMPNS: Final = 35  # include/uapi/asm-generic/socket.h, SO_TIMESTAMPNS_OLD, Linux 2.6.22
 SO_MEMINFO: Final = 55  # include/uapi/asm-generic/socket.h, Linux 4.12
 SO_SNDBUFFORCE: Final = 32  # include/uapi/asm-generic/socket.h
 SO_RCVBUFFORCE: Final = 33  # include/uapi/asm-generic/socket.h
 SK_MEMINFO_DROPS: Final = 8  # include/uapi/linux/sock_diag.h: word of SO_MEMINFO
+
+# include/uapi/linux/in.h and in6.h; the socket module has some of them, from 3.14 on more.
+SOL_IP: Final = int(socket.IPPROTO_IP)
+SOL_IPV6: Final = int(socket.IPPROTO_IPV6)
+IP_TOS: Final = int(socket.IP_TOS)
+IP_PKTINFO: Final = 8
+IP_MTU_DISCOVER: Final = 10
+IP_RECVERR: Final = 11
+IP_RECVTOS: Final = 13
+IP_MTU: Final = 14
+IPV6_MTU_DISCOVER: Final = 23
+IPV6_MTU: Final = 24
+IPV6_RECVERR: Final = 25
+IPV6_RECVPKTINFO: Final = 49
+IPV6_PKTINFO: Final = 50
+IPV6_RECVTCLASS: Final = 66
+MCAST_JOIN_GROUP: Final = 42
+MCAST_LEAVE_GROUP: Final = 45
+MCAST_JOIN_SOURCE_GROUP: Final = 46
+MCAST_LEAVE_SOURCE_GROUP: Final = 47
+IPV6_TCLASS: Final = int(getattr(socket, "IPV6_TCLASS", 67))
 
 # Plain numbers: the socket module's are enums, of which a single "&" costs 1 µs.
 MSG_CTRUNC: Final = int(getattr(socket, "MSG_CTRUNC", 0x08))

@@ -20,6 +20,7 @@ from ._kernel import (
     SO_RXQ_OVFL,
     SO_SNDBUFFORCE,
 )
+from ._options import Wishes
 from .offload import Offload, enable_gro, negotiate
 from .packetconn import FAMILIES, UDPConn, is_dual_stack
 
@@ -45,9 +46,15 @@ def open_conn(
     family: int = socket.AF_UNSPEC,
     batch_size: int | None = None,
     reuse_port: bool = False,
+    reuse_addr: bool = False,
     gso: str = "auto",
     gro: str = "auto",
     max_segments: int | None = None,
+    ecn: bool = False,
+    pktinfo: bool = False,
+    timestamps: bool = False,
+    transport_errors: bool = False,
+    path_mtu_discovery: str | None = None,
     receive_buffer: int | None = None,
     send_buffer: int | None = None,
     rxq_overflows_metric_name: str = "",
@@ -64,9 +71,19 @@ def open_conn(
         batch_size: Buffers that one ``write_batch_to`` takes, 1 to 1024; by default
             BATCHING_BATCH_SIZE of the environment, or IDEAL_BATCH_SIZE.
         reuse_port: Share the port with others that set it too (SO_REUSEPORT).
+        reuse_addr: Likewise, for receivers of multicast, of which each gets everything
+            (SO_REUSEADDR).  What is sent to one host goes to one of them.
         gso: "auto" or "off": send trains as one packet.
         gro: "auto" or "off": receive trains as one packet.
         max_segments: Datagrams a train may have, 1 to 128; None: what the kernel takes.
+        ecn: Tell the ECN mark of each received train: ``Segments.ecn``.
+        pktinfo: Tell the address and the interface that it came to: ``Segments.local_addr``
+            and ``interface``.
+        timestamps: Tell when the kernel received it: ``Segments.timestamp_ns``.
+        transport_errors: Collect what the network says of datagrams that did not arrive, for
+            ``recv_transport_errors``; receiving then raises no error of the network.
+        path_mtu_discovery: Whether packets may be fragmented (IP_MTU_DISCOVER): "want", "do",
+            "dont", "probe", "interface" or "omit", see ip(7); None: as the system has it.
         receive_buffer: Bytes, 1 to 2**30 - 1, forced past the system's limit where the process may;
             None: 7 MiB are asked for, and what is granted is taken.
         send_buffer: Likewise.
@@ -85,6 +102,13 @@ def open_conn(
     _check_limit("receive_buffer", receive_buffer, _MAX_BUFFER)
     _check_limit("send_buffer", send_buffer, _MAX_BUFFER)
     _check_name(rxq_overflows_metric_name)
+    wishes = Wishes(
+        ecn=ecn,
+        pktinfo=pktinfo,
+        timestamps=timestamps,
+        transport_errors=transport_errors,
+        path_mtu_discovery=path_mtu_discovery,
+    )
     family = _choose_family(family, local_addr, remote_addr)
     sock = socket.socket(family, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
     try:
@@ -93,9 +117,10 @@ def open_conn(
             enable_gro(sock)  # before bind: what is queued has its size from the first train on
         _set_buffer(sock, socket.SO_RCVBUF, SO_RCVBUFFORCE, receive_buffer)
         _set_buffer(sock, socket.SO_SNDBUF, SO_SNDBUFFORCE, send_buffer)
-        _bind(sock, local_addr, remote_addr, reuse_port)
+        wishes.apply(sock)  # likewise
+        _bind(sock, local_addr, remote_addr, reuse_port, reuse_addr)
         overflows = _enable_overflows(sock, rxq_overflows_metric_name)
-        return Conn(sock, offload, size, overflows)
+        return Conn(sock, offload, size, overflows, wishes)
     except BaseException:
         sock.close()
         raise
@@ -147,6 +172,7 @@ def _take_over(pconn: UDPConn | socket.socket, family: int, size: int, name: str
         overflows = _enable_overflows(sock, name)
         conn = Conn(sock, _negotiate(sock, "auto", "auto", None), size, overflows)
         conn.settimeout(pconn.gettimeout())
+        conn.note_traffic_class(sock)
         if conn.offload.gro:
             enable_gro(sock)  # last: it cannot be taken back
     except BaseException:
@@ -258,7 +284,11 @@ def _choose_family(family: int, *addresses: Address | None) -> int:
 
 
 def _bind(
-    sock: socket.socket, local: Address | None, remote: Address | None, reuse_port: bool
+    sock: socket.socket,
+    local: Address | None,
+    remote: Address | None,
+    reuse_port: bool,
+    reuse_addr: bool,
 ) -> None:
     family = int(sock.family)
     source = None if local is None else parse_address(local, family, is_dual_stack=True)
@@ -268,6 +298,8 @@ def _bind(
         if not hasattr(socket, "SO_REUSEPORT"):
             raise ValueError("reuse_port: this system has no SO_REUSEPORT")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if reuse_addr:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if source is not None:
         sock.bind(source.spell())
     elif remote is None:

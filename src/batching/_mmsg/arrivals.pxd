@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from .descriptor cimport Counters, Descriptor
 from .linux cimport iovec, mmsghdr, pthread_mutex_t, sockaddr_in6
@@ -20,6 +20,8 @@ cdef class Arrivals:
     cdef char *controls
     cdef size_t control_size, min_oob
     cdef bint gro
+    cdef bint has_metadata  # options are on that tell of trains
+    cdef uint16_t port  # ours
     cdef int max_slots, n_slots  # allowed, and in use now
     cdef int n_lone  # calls in a row that brought one message,
     cdef int n_alone  # and so, calls to come that ask for no more

@@ -27,6 +27,8 @@ class Arrivals:
         gro: bool = True,
         control_size: int = 512,
         min_oob: int = 48,
+        metadata: bool = False,
+        port: int = 0,
     ) -> None: ...
     def attempt(self, descriptor: Descriptor) -> tuple[int, int]:
         """Make one recvmmsg(MSG_DONTWAIT); return (datagrams pending, errno or 0).

@@ -2,6 +2,7 @@
 
 cimport cython
 from libc.errno cimport EBADF, EBADMSG, ENOMEM, ESHUTDOWN, errno
+from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -23,7 +24,8 @@ cdef class Arrivals:
     """Slabs that the kernel writes into, and what it wrote; RecvSlots takes it."""
 
     def __cinit__(self, Peers peers not None, Counters counters not None, int max_slots=16,
-                  bint gro=True, size_t control_size=512, size_t min_oob=48):
+                  bint gro=True, size_t control_size=512, size_t min_oob=48,
+                  bint metadata=False, int port=0):
         if not 1 <= max_slots <= MAX_SLOTS:
             raise ValueError(f"max_slots {max_slots}, must be 1 to {MAX_SLOTS}")
         self.peers = peers
@@ -34,6 +36,8 @@ cdef class Arrivals:
         self.gro = gro
         self.control_size = control_size
         self.min_oob = min_oob
+        self.has_metadata = metadata
+        self.port = <uint16_t>port
         pthread_mutex_init(&self.lock, NULL)
         raise_trim_threshold()
         self.slots = <Slot *>calloc(max_slots, sizeof(Slot))
@@ -172,7 +176,7 @@ cdef class Arrivals:
 
     cdef object sender(self):
         cdef mmsghdr *header = &self.headers[self.current]
-        return self.peers.heard_from(&self.names[self.current], header.msg_hdr.msg_namelen)
+        return self.peers.hear(&self.names[self.current], header.msg_hdr.msg_namelen).address
 
     def shrink(self):
         self.acquire()

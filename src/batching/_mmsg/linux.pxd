@@ -116,13 +116,24 @@ cdef extern from "<netinet/in.h>" nogil:
         uint32_t sin6_flowinfo
         in6_addr sin6_addr
         uint32_t sin6_scope_id
+    struct in_pktinfo:
+        int ipi_ifindex
+        in_addr ipi_spec_dst
+        in_addr ipi_addr
+    struct in6_pktinfo:
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
     bint IN6_IS_ADDR_V4MAPPED(in6_addr *addr)
+    bint IN6_IS_ADDR_LINKLOCAL(in6_addr *addr)
     uint16_t htons(uint16_t x)
     uint16_t ntohs(uint16_t x)
     uint32_t htonl(uint32_t x)
     uint32_t ntohl(uint32_t x)
     enum:
         SOL_UDP "IPPROTO_UDP"
+        SOL_IP "IPPROTO_IP"
+        SOL_IPV6 "IPPROTO_IPV6"
+        IP_TOS, IP_PKTINFO, IPV6_TCLASS, IPV6_PKTINFO
 
 cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int family, const char *text, void *packed)
@@ -161,3 +172,6 @@ cdef extern from "<pthread.h>" nogil:
 cdef enum:
     UDP_SEGMENT = 103
     UDP_GRO = 104
+# include/uapi/asm-generic/socket.h, SO_TIMESTAMPNS_OLD: with the C library's struct timespec.
+cdef enum:
+    SO_TIMESTAMPNS = 35

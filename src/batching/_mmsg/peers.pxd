@@ -1,5 +1,8 @@
 from cpython.object cimport PyObject
 
+from libc.stdint cimport uint16_t
+
+from .control cimport Metadata
 from .linux cimport sockaddr_in6, socklen_t
 from .train cimport PeerState
 
@@ -11,11 +14,13 @@ cdef class Peer:
     cdef PeerState state
     cdef readonly object address
     cdef bint is_used, is_forgotten
+    cdef bint is_no_source  # nothing is sent from it: it is a group's address, or a broadcast
 
 
 cdef class Peers:
     cdef int family, max_segments
     cdef bint is_dual_stack
+    cdef public int tos, tclass
     cdef Py_ssize_t capacity
     cdef Peer connected
     cdef dict by_address, by_name  # address tuple, sockaddr bytes → Peer
@@ -29,4 +34,5 @@ cdef class Peers:
     cdef socklen_t pack(self, object address, sockaddr_in6 *name) except 0
     cdef Peer named(self, sockaddr_in6 *name, socklen_t length)
     cdef int forget_one(self) except -1
-    cdef object heard_from(self, sockaddr_in6 *name, socklen_t length)
+    cdef Peer hear(self, sockaddr_in6 *name, socklen_t length)
+    cdef object heard_at(self, Metadata *found, uint16_t port)

@@ -22,6 +22,10 @@ class Peers:
     Safe from several threads.
     """
 
+    tos: int
+    """The socket's traffic class for IPv4, of which a train with a mark of its own keeps DSCP."""
+    tclass: int
+    """Likewise for IPv6."""
     def __init__(
         self, family: int, is_dual_stack: bool, max_segments: int, capacity: int = 2048
     ) -> None: ...

@@ -7,12 +7,15 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uint16_t, uint32_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset
 
+from .control cimport Metadata
 from .linux cimport (
-    AF_INET, AF_INET6, IN6_IS_ADDR_V4MAPPED, htonl, htons, inet_ntop, is_long, is_unicode, ntohl, ntohs,
-    raw_decref, raw_incref, sockaddr_in, sockaddr_in6, socklen_t,
+    AF_INET, AF_INET6, IN6_IS_ADDR_LINKLOCAL, IN6_IS_ADDR_V4MAPPED, htonl, htons, in6_addr, inet_ntop, is_long,
+    is_unicode, ntohl, ntohs, raw_decref, raw_incref, sockaddr_in, sockaddr_in6, socklen_t,
 )
 
 from .._address import parse_address
+
+cdef const char *NO_HOST = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
 
 
 @cython.final
@@ -157,6 +160,7 @@ cdef class Peers:
             is_ipv6 = self.family == AF_INET6 and not IN6_IS_ADDR_V4MAPPED(&name.sin6_addr)
             peer.state.max_bytes = 65535 - 8 if is_ipv6 else 65535 - 20 - 8
             peer.address = spell(name)
+            peer.is_no_source = is_no_source(name)
             while len(self.by_name) >= self.capacity:
                 self.forget_one()
             self.by_name[key] = peer
@@ -176,8 +180,8 @@ cdef class Peers:
             peer.is_forgotten = True
         return 0
 
-    cdef object heard_from(self, sockaddr_in6 *name, socklen_t length):
-        # The address of a sender, of which there is one tuple a peer.
+    cdef Peer hear(self, sockaddr_in6 *name, socklen_t length):
+        # A sender, of whose address there is one tuple.
         cdef uint32_t *words = <uint32_t *>name
         cdef size_t slot = (words[0] ^ (words[0] >> 16) ^ words[1] ^ words[2] ^ words[5] ^ (words[1] >> 16)) % CACHE_SIZE
         cdef Peer peer
@@ -186,10 +190,48 @@ cdef class Peers:
                 peer = <Peer>self.heard[slot]
                 if not peer.is_forgotten and memcmp(&peer.state.name, name, sizeof(sockaddr_in6)) == 0:
                     peer.is_used = True
-                    return peer.address
+                    return peer
             peer = self.named(name, length)
             self.put(&self.heard[slot], <PyObject *>peer)
-            return peer.address
+            return peer
+
+    cdef object heard_at(self, Metadata *found, uint16_t port):
+        # The address that something was sent to: one of ours, or a group's.
+        cdef sockaddr_in6 name
+        cdef sockaddr_in *name4 = <sockaddr_in *>&name
+        cdef Peer peer
+        memset(&name, 0, sizeof(name))
+        name.sin6_port = htons(port)  # where sin_port is
+        name.sin6_family = <uint16_t>self.family
+        if self.family == AF_INET:
+            memcpy(&name4.sin_addr, &found.local.s6_addr[12], 4)
+            peer = self.hear(&name, sizeof(sockaddr_in))
+        else:
+            name.sin6_addr = found.local
+            if is_of_a_link(&found.local):
+                name.sin6_scope_id = found.interface
+            peer = self.hear(&name, sizeof(sockaddr_in6))
+        if found.is_no_source:
+            peer.is_no_source = True
+        return peer.address
+
+
+cdef bint is_no_source(sockaddr_in6 *name):
+    # A group's address, a broadcast, or a wildcard.
+    cdef unsigned char *host = name.sin6_addr.s6_addr
+    if name.sin6_family == AF_INET:
+        host = <unsigned char *>&(<sockaddr_in *>name).sin_addr
+    elif IN6_IS_ADDR_V4MAPPED(&name.sin6_addr):
+        host += 12
+    else:
+        return host[0] == 0xFF or memcmp(host, NO_HOST, 16) == 0  # RFC 4291 2.7, 2.5.2
+    # RFC 5771; RFC 919
+    return 224 <= host[0] < 240 or memcmp(host, b"\xff\xff\xff\xff", 4) == 0 or memcmp(host, NO_HOST, 4) == 0
+
+
+cdef inline bint is_of_a_link(in6_addr *host):
+    # RFC 4007 6: it means something on one link only, or, of groups, on one interface.
+    return IN6_IS_ADDR_LINKLOCAL(host) or (host.s6_addr[0] == 0xFF and host.s6_addr[1] & 0xF in (1, 2))
 
 
 cdef object spell(sockaddr_in6 *name):

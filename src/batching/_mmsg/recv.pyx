@@ -9,7 +9,7 @@ from libc.errno cimport EAGAIN
 from libc.string cimport memcpy
 
 from .arrivals cimport Arrivals
-from .control cimport Control, read_control
+from .control cimport Control, Metadata, read_control, read_metadata
 from .descriptor cimport Descriptor
 from .linux cimport (
     BATCHING_HAS_GIL, MSG_CTRUNC, MSG_TRUNC, POLLIN, batching_count, batching_pause_gc, batching_resume_gc, mmsghdr,
@@ -139,6 +139,8 @@ cdef class RecvSlots(Arrivals):
         train.segment_size = arrival.segment_size if n_datagrams > 1 else n_bytes
         train.addr = self.sender()
         train.truncated = arrival.flags & MSG_TRUNC
+        if self.has_metadata:
+            self.tell(train)
         if n_bytes < COPY_BELOW:
             train.source = PyBytes_FromStringAndSize(slot.slab + arrival.taken_bytes, n_bytes)
         else:
@@ -151,6 +153,17 @@ cdef class RecvSlots(Arrivals):
         arrival.n_taken = arrival.n_datagrams
         self.pending -= n_datagrams
         return train
+
+    cdef int tell(self, Segments train) except -1:
+        # What came with it.
+        cdef mmsghdr *header = &self.headers[self.current]
+        cdef Metadata found = read_metadata(<const char *>header.msg_hdr.msg_control, header.msg_hdr.msg_controllen)
+        train.ecn_mark = found.ecn
+        train.received_ns = found.timestamp_ns
+        if found.has_local:
+            train.interface_index = found.interface
+            train.local_addr = self.peers.heard_at(&found, self.port)
+        return 0
 
     def check(self, msgs):
         self.prepare_messages(list(msgs))
@@ -246,3 +259,15 @@ def parse_control(const unsigned char[::1] control not None):
     """Return (segment size of UDP_GRO or 0, SO_RXQ_OVFL or -1) found in control bytes."""
     cdef Control found = read_control(<const char *>&control[0] if control.shape[0] else NULL, control.shape[0])
     return found.segment_size, found.overflows if found.has_overflows else -1
+
+
+def parse_metadata(const unsigned char[::1] control not None):
+    """Return (ecn, timestamp_ns, interface, local host, is it no source) found in control bytes."""
+    cdef Metadata found = read_metadata(<const char *>&control[0] if control.shape[0] else NULL, control.shape[0])
+    return (
+        None if found.ecn < 0 else found.ecn,
+        found.timestamp_ns or None,
+        found.interface or None,
+        PyBytes_FromStringAndSize(<char *>&found.local, 16) if found.has_local else None,
+        found.is_no_source,
+    )

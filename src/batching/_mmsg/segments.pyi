@@ -14,10 +14,28 @@ class Segments:
     """All datagrams, read-only, of bytes."""
     segment_size: int
     addr: Address | None
+    local_addr: Address | None
+    """Of a received train, where it was sent to, perhaps a group; else where to send it from."""
+    interface: int | None
+    """Of a received train, the index of where it came in; else of where to send it through."""
+    _is_way_out: bool
+    ecn: int | None
+    """0 to 3 (RFC 3168)."""
+    timestamp_ns: int | None
+    """When the kernel received its first datagram: CLOCK_REALTIME, nanoseconds."""
     truncated: bool
     """The kernel cut the end off (MSG_TRUNC); only of received trains."""
 
-    def __init__(self, data: Buffer, segment_size: int, addr: Address | None = None) -> None: ...
+    def __init__(
+        self,
+        data: Buffer,
+        segment_size: int,
+        addr: Address | None = None,
+        *,
+        local_addr: Address | None = None,
+        interface: int | None = None,
+        ecn: int | None = None,
+    ) -> None: ...
     @property
     def nbytes(self) -> int:
         """Bytes of all datagrams."""

@@ -4,9 +4,17 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromObject
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
+from .control cimport ECN_BITS
+from .linux cimport IN6_IS_ADDR_LINKLOCAL
+from .mark cimport Mark, Marks, add_mark, host_of
+from .peers cimport Peer, Peers
 from .slab cimport Slab
+
+cdef tuple FIELDS = (
+    "data", "segment_size", "addr", "local_addr", "interface", "_is_way_out", "ecn", "timestamp_ns", "truncated",
+)
 
 
 @cython.freelist(64)
@@ -22,18 +30,32 @@ cdef class Segments:
         segment_size: Bytes of every datagram but the last.  For empty ``data`` (one
             empty datagram) it has no meaning and may be 0.
         addr: Where the train goes or came from; None on a connected ``Conn``.
+        local_addr: The address to send it from, as tuple; its port is not looked at.
+        interface: The index of the interface to send it through.
+        ecn: The mark to send it with, 0 to 3 (RFC 3168).
 
     Raises:
-        TypeError: ``data`` has no buffer, ``segment_size`` is not an int.
-        ValueError: ``data`` is not contiguous; ``segment_size`` < 1 with data.
-        Attributes:
+        TypeError: ``data`` has no buffer, a number is not an int.
+        ValueError: ``data`` is not contiguous; ``segment_size`` < 1 with data; ``ecn`` or
+            ``interface`` out of its limits.
+
+    Attributes:
         data: All datagrams, read-only, of bytes; a memoryview.
         segment_size: Bytes.
         addr: None on a connected ``Conn``.
+        local_addr: Of a received train, where it was sent to, perhaps a group.  None: not told
+            (``open_conn(pktinfo=True)``), or not wished for.  Likewise:
+        interface: Of a received train, where it came in; sent back, it may leave by another.
+        ecn: Of all its datagrams (``ecn=True``).
+        timestamp_ns: When the kernel received its first datagram, CLOCK_REALTIME in
+            nanoseconds (``timestamps=True``); one a train.
         truncated: The kernel cut the end off (MSG_TRUNC); only of received trains.
     """
 
-    def __init__(self, data, segment_size, addr=None):
+    def __cinit__(self):
+        self.ecn_mark = -1
+
+    def __init__(self, data, segment_size, addr=None, *, local_addr=None, interface=None, ecn=None):
         cdef object view = memoryview(data)
         if not view.c_contiguous:
             raise ValueError("data is not C-contiguous")
@@ -45,7 +67,36 @@ cdef class Segments:
         self.data = view.cast("B").toreadonly() if view.nbytes else memoryview(b"")
         self.segment_size = segment_size
         self.addr = addr
+        self.local_addr = local_addr
+        self.interface = interface
+        self.ecn = ecn
+        self.received_ns = 0
         self.truncated = False
+
+    @property
+    def ecn(self):
+        return None if self.ecn_mark < 0 else self.ecn_mark
+
+    @ecn.setter
+    def ecn(self, value):
+        self.ecn_mark = -1 if value is None else number_in("ecn", value, 0, 3)
+
+    @property
+    def interface(self):
+        return self.interface_index or None
+
+    @interface.setter
+    def interface(self, value):
+        self.interface_index = 0 if value is None else number_in("interface", value, 1, 0x7FFFFFFF)
+        self._is_way_out = value is not None
+
+    @property
+    def timestamp_ns(self):
+        return self.received_ns or None
+
+    @timestamp_ns.setter
+    def timestamp_ns(self, value):
+        self.received_ns = 0 if value is None else value
 
     @property
     def data(self):
@@ -61,6 +112,25 @@ cdef class Segments:
         with cython.critical_section(self):
             self.view = value
             self.source = None
+
+    cdef int add_mark(self, Marks *marks, Peers peers) except -1:
+        cdef Peer local
+        cdef Mark mark
+        memset(&mark, 0, sizeof(mark))
+        mark.tos = mark.tclass = -1
+        if self.ecn_mark >= 0:
+            mark.tos = peers.tos & ~ECN_BITS | self.ecn_mark
+            mark.tclass = peers.tclass & ~ECN_BITS | self.ecn_mark
+        if self._is_way_out:
+            mark.interface = self.interface_index
+        if self.local_addr is not None:
+            local = peers.find(self.local_addr)
+            if not local.is_no_source:
+                mark.has_source = True
+                mark.source = host_of(&local.state.name)
+                if mark.interface == 0 and IN6_IS_ADDR_LINKLOCAL(&mark.source):
+                    mark.interface = <int>local.state.name.sin6_scope_id
+        return add_mark(marks, &mark)
 
     cdef object shown(self):
         # What has the data, without a view: nobody may ever ask for one.
@@ -132,7 +202,7 @@ cdef class Segments:
 
     def __getstate__(self):
         # As the twin's: it can be copied, and pickled no more than a memoryview can.
-        fields = {name: getattr(self, name) for name in ("data", "segment_size", "addr", "truncated")}
+        fields = {name: getattr(self, name) for name in FIELDS}
         return getattr(self, "__dict__", None), fields
 
     def __repr__(self):
@@ -140,6 +210,14 @@ cdef class Segments:
             f"<Segments of {len(self)} datagrams, {self.data.nbytes} bytes in segments of"
             f" {self.segment_size}, addr={self.addr!r}>"
         )
+
+
+cdef int number_in(str name, object value, int least, int most) except -1:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be int or None, not {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} {value}, must be {least} to {most} or None")
+    return value
 
 
 cdef bint begin_alike(const char *data, Py_ssize_t n_bytes, Py_ssize_t size, Py_ssize_t n_header) noexcept nogil:

@@ -57,7 +57,7 @@ cdef class SendPlan:
     def left(self):
         return self.plan.n_trains - self.position
 
-    cdef inline void add(self, Peer peer, char *memory, size_t n_bytes, size_t segment_size) noexcept:
+    cdef inline void add(self, Peer peer, int mark, char *memory, size_t n_bytes, size_t segment_size) noexcept:
         # begin() has made room for it.
         cdef int n = self.plan.n_items
         cdef Item *item = &self.plan.items[n]
@@ -65,12 +65,12 @@ cdef class SendPlan:
         item.n_bytes = n_bytes
         item.segment_size = segment_size
         item.peer = &peer.state
+        item.mark = mark
         if n == 0 or self.plan.items[n - 1].peer != item.peer:
             raw_incref(<PyObject *>peer)  # one reference for neighbours
         self.plan.n_items += 1
 
-    cdef inline void aim(self, Peer peer) noexcept:
-        # From here on, until spread(), all items are single datagrams to this peer.
+    cdef inline void aim(self, Peer peer) noexcept:  # until spread() all items are datagrams to it
         raw_incref(<PyObject *>peer)
         self.plan.only = &peer.state
 
@@ -82,7 +82,7 @@ cdef class SendPlan:
             item = &self.plan.items[i]
             item.data = <char *>self.plan.iovecs[i].iov_base
             item.n_bytes = self.plan.iovecs[i].iov_len
-            item.segment_size = 0
+            item.segment_size = item.mark = 0
             item.peer = self.plan.only
         self.plan.only = NULL
 
@@ -109,7 +109,7 @@ cdef class SendPlan:
     cdef int let_go(self) except -1:
         cdef int i, n_items = self.plan.n_items
         cdef PeerState *only = self.plan.only
-        self.plan.n_items = self.plan.n_trains = self.plan.n_pieces = 0
+        self.plan.n_items = self.plan.n_trains = self.plan.n_pieces = self.plan.marks.n = 0
         self.plan.only = NULL
         if only != NULL:
             raw_decref(only.owner)
@@ -162,7 +162,8 @@ cdef class SendPlan:
         return 0
 
     cdef int take_mixed(self, list datagrams, int *i, int stop) except -1:
-        cdef PyObject *pair, *peer
+        cdef PyObject *pair
+        cdef PyObject *peer
         cdef PyObject *address
         cdef PyObject *first_address = NULL
         cdef PyObject *second_address = NULL
@@ -185,7 +186,7 @@ cdef class SendPlan:
                 first, first_address = self.peers.find(<object>address), address
                 peer = <PyObject *>first
             lend(&self.lent, <object>PyTuple_GET_ITEM(<object>pair, 0), False, &memory, &n_bytes)
-            self.add(<Peer>peer, memory, n_bytes, 0)
+            self.add(<Peer>peer, 0, memory, n_bytes, 0)
             i[0] += 1
         return 0
 
@@ -224,7 +225,7 @@ cdef class SendPlan:
             raise indexed("buffer", i, error)
 
     def load_segments(self, list segments not None, int start=0, Peer peer=None):
-        cdef int i = start, stop = min(<int>len(segments), start + WINDOW_)
+        cdef int mark, i = start, stop = min(<int>len(segments), start + WINDOW_)
         cdef char *memory = NULL
         cdef size_t n_bytes = 0
         cdef Py_ssize_t size
@@ -244,7 +245,8 @@ cdef class SendPlan:
                     raise ValueError(f"segment_size {size}, must be at least 1")
                 if n_bytes and n_bytes // size > 0x1FFFFFFF:
                     raise ValueError(f"{n_bytes // size} datagrams, at most {0x1FFFFFFF}")
-                self.add(target, memory, n_bytes, <size_t>size if n_bytes > <size_t>size else 0)
+                mark = 0 if peer is not None else train.mark_in(&self.plan.marks, self.peers)
+                self.add(target, mark, memory, n_bytes, <size_t>size if n_bytes > <size_t>size else 0)
             return self.finish()
         except BaseException as error:
             self.let_go()
@@ -275,8 +277,7 @@ cdef class SendPlan:
         return -1
 
     def attempt(self, Descriptor descriptor not None, int limit=MAX_MESSAGES):
-        cdef int sent, failure = 0
-        sent = self.send_once(descriptor, limit, &failure)
+        cdef int failure = 0, sent = self.send_once(descriptor, limit, &failure)
         return sent, failure
 
     cdef int send_once(self, Descriptor descriptor, int limit, int *failure) except -1:
@@ -344,7 +345,7 @@ cdef class SendPlan:
         cdef int i, k
         cdef Train *train
         cdef Piece *piece
-        cdef list rows = []
+        rows = []
         fill_pieces(&self.plan)
         for i in range(self.plan.n_trains):
             train = &self.plan.trains[i]
@@ -352,8 +353,7 @@ cdef class SendPlan:
                 for k in range(train.first_piece, train.first_piece + train.n_pieces):
                     piece = &self.plan.pieces[k]
                     rows.append((self.start + piece.item, piece.first_datagram, piece.n_datagrams, train.failure))
-        rows.sort()
-        return merge(rows)
+        return merge(sorted(rows))
 
     def release(self):
         self.position = self.datagrams_sent = 0

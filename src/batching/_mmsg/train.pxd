@@ -1,6 +1,6 @@
 # Planning: which datagrams share a message.  C only; no Python object is touched.
 #
-# Rule 1: a train has one peer and one segment size; only its last datagram may be
+# Rule 1: a train has one peer, one mark and one segment size; only its last datagram may be
 # shorter, and none may be empty (an empty one is a message of its own).
 # Rule 2: a train holds what the peer allows: max_segments, max_segment_size, and never
 # more bytes than IP carries.
@@ -15,6 +15,7 @@ from .control cimport SEND_CONTROL_SIZE, put_segment_size
 from .linux cimport (
     MSG_DONTWAIT, iovec, mmsghdr, msghdr, sendmmsg, sendmsg, sendto, sockaddr_in6, socklen_t,
 )
+from .mark cimport Marks, is_same, put_mark
 
 cdef struct PeerState:
     sockaddr_in6 name  # or a sockaddr_in; zeroed first, so that it compares as bytes
@@ -33,6 +34,7 @@ cdef struct Item:  # what was loaded: a datagram, or a run of them in one buffer
     size_t segment_size  # 0: a single datagram
     PeerState *peer
     int next_item  # of the same peer; -1: none
+    int mark  # its number from 1; 0: none
 
 cdef struct Piece:  # datagrams of one item in one message; there is one iovec for each
     int item
@@ -46,6 +48,7 @@ cdef struct Train:  # a message, of one datagram or several
     int n_datagrams
     int segment_size  # 0: a single datagram
     int failure  # errno
+    int mark  # as its items'
     bint is_cut  # scratch of cut_trains()
     size_t n_bytes
 
@@ -54,6 +57,7 @@ cdef struct Plan:
     int n_items, items_capacity
     PeerState **peers
     PeerState *only  # not NULL: all items are single datagrams to it, and stand in iovecs, not in items
+    Marks marks
     Piece *pieces
     iovec *iovecs
     int n_pieces, pieces_capacity
@@ -99,6 +103,7 @@ cdef inline bint reserve_trains(Plan *plan, int n) noexcept nogil:
 
 cdef inline void free_plan(Plan *plan) noexcept nogil:
     free(plan.items)
+    free(plan.marks.marks)
     free(plan.peers)
     free(plan.pieces)
     free(plan.iovecs)
@@ -131,11 +136,12 @@ cdef inline int next_cut(PeerState *peer, int n, size_t n_bytes, size_t segment_
         allowed = max(1, <int>(<size_t>peer.max_bytes // segment_size))
     return allowed
 
-cdef inline Train *open_train(Plan *plan, PeerState *peer) noexcept nogil:
+cdef inline Train *open_train(Plan *plan, PeerState *peer, int mark) noexcept nogil:
     cdef Train *train = &plan.trains[plan.n_trains]
     plan.n_trains += 1
     memset(train, 0, sizeof(Train))
     train.peer = peer
+    train.mark = mark
     train.first_piece = plan.n_pieces
     return train
 
@@ -152,7 +158,7 @@ cdef inline void add_piece(Plan *plan, Train *train, int item, int first, int n,
     train.n_datagrams += n
     train.n_bytes += n_bytes
 
-cdef inline void add_run(Plan *plan, PeerState *peer, int item, int first, int n, bint singly,
+cdef inline void add_run(Plan *plan, PeerState *peer, int mark, int item, int first, int n, bint singly,
                          char *data, size_t n_bytes, size_t segment_size) noexcept nogil:
     # A run of n datagrams in one buffer, as trains or one by one.
     cdef int taken
@@ -161,7 +167,7 @@ cdef inline void add_run(Plan *plan, PeerState *peer, int item, int first, int n
     while n:
         taken = 1 if singly else next_cut(peer, n, n_bytes, segment_size)
         length = n_bytes if taken == n else taken * segment_size
-        train = open_train(plan, peer)
+        train = open_train(plan, peer, mark)
         train.segment_size = <int>segment_size if taken > 1 else 0
         add_piece(plan, train, item, first, taken, data, length)
         data += length
@@ -178,12 +184,12 @@ cdef inline void plan_peer(Plan *plan, PeerState *peer) noexcept nogil:
         item = &plan.items[index]
         if item.segment_size:
             room = 0
-            add_run(plan, peer, index, 0, datagrams_of(item.n_bytes, item.segment_size), False,
+            add_run(plan, peer, item.mark, index, 0, datagrams_of(item.n_bytes, item.segment_size), False,
                     item.data, item.n_bytes, item.segment_size)
         else:
-            if (room == 0 or item.n_bytes == 0 or item.n_bytes > size
+            if (room == 0 or item.n_bytes == 0 or item.n_bytes > size or not is_same(&plan.marks, item.mark, train.mark)
                     or train.n_bytes + item.n_bytes > <size_t>peer.max_bytes):
-                train = open_train(plan, peer)
+                train = open_train(plan, peer, item.mark)
                 size = item.n_bytes
                 room = segments_allowed(peer, size)
             else:
@@ -208,7 +214,7 @@ cdef inline void plan_only(Plan *plan, PeerState *peer) noexcept nogil:
             if train != NULL:
                 close_train(train, i - train.first_piece, size, n_bytes)
             plan.n_pieces = i
-            train = open_train(plan, peer)
+            train = open_train(plan, peer, 0)
             size = length
             n_bytes = 0
             room = segments_allowed(peer, size)
@@ -253,6 +259,11 @@ cdef inline void lay_out(Plan *plan, int first) noexcept nogil:
             control = plan.controls + <size_t>i * SEND_CONTROL_SIZE
             header.msg_hdr.msg_control = control
             header.msg_hdr.msg_controllen = put_segment_size(control, <unsigned short>train.segment_size)
+        if train.mark:
+            control = plan.controls + <size_t>i * SEND_CONTROL_SIZE
+            header.msg_hdr.msg_control = control
+            header.msg_hdr.msg_controllen += put_mark(
+                control + header.msg_hdr.msg_controllen, &plan.marks.marks[train.mark - 1], &train.peer.name)
 
 cdef inline bint plan_items(Plan *plan) noexcept nogil:
     # Group the items by peer, each peer's in a list of their own, then cut trains.
@@ -325,11 +336,11 @@ cdef inline void cut_into(Plan *cut, Plan *plan, Train *train) noexcept nogil:
         piece = &plan.pieces[i]
         vector = &plan.iovecs[i]
         if train.is_cut:
-            add_run(cut, train.peer, piece.item, piece.first_datagram, piece.n_datagrams, True,
+            add_run(cut, train.peer, train.mark, piece.item, piece.first_datagram, piece.n_datagrams, True,
                     <char *>vector.iov_base, vector.iov_len, train.segment_size)
         else:
             if copy == NULL:
-                copy = open_train(cut, train.peer)
+                copy = open_train(cut, train.peer, train.mark)
                 copy.segment_size = train.segment_size
                 copy.failure = train.failure
             add_piece(cut, copy, piece.item, piece.first_datagram, piece.n_datagrams,
@@ -368,7 +379,9 @@ cdef inline bint cut_trains(Plan *plan, int position, int least, bint if_refused
     cut.n_items = plan.n_items
     cut.items_capacity = plan.items_capacity
     cut.only = plan.only
+    cut.marks = plan.marks
     cut.peers = plan.peers
+    plan.marks.marks = NULL
     plan.items = NULL
     plan.peers = NULL
     free_plan(plan)

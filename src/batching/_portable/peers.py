@@ -14,11 +14,13 @@ loss would cost no more than an early farewell.
 
 from __future__ import annotations
 
+import socket
 import threading
 from typing import Final, final
 
-from .._address import Address, Sockaddr, parse_address
+from .._address import MAPPED_PREFIX, Address, Sockaddr, parse_address
 from .._kernel import MAX_PAYLOAD_IPV4, MAX_PAYLOAD_IPV6, MAX_SEGMENT_SIZE
+from .control import Metadata
 
 __all__ = ["Peer", "Peers"]
 
@@ -32,6 +34,7 @@ class Peer:
     __slots__ = (
         "__weakref__",
         "_is_connected",
+        "_is_no_source",
         "_is_used",
         "_max_payload",
         "_sockaddr",
@@ -51,6 +54,7 @@ class Peer:
         self._spellings: list[Address] = []
         self._is_connected = False
         self._is_used = False
+        self._is_no_source = sockaddr.is_no_source  # a broadcast is known by what came to it
 
     def __repr__(self) -> str:
         return f"<Peer {self.address}, at most {self.max_segments} segments>"
@@ -75,6 +79,8 @@ class Peers:
         "_lock",
         "_max_segments",
         "_ring",
+        "tclass",
+        "tos",
     )
 
     def __init__(
@@ -92,6 +98,7 @@ class Peers:
         self._ring: list[Peer] = []
         self._hand = 0
         self._connected: Peer | None = None
+        self.tos = self.tclass = 0  # the socket's, of which marked trains keep DSCP
 
     def __len__(self) -> int:
         return len(self._by_sockaddr)
@@ -135,6 +142,20 @@ class Peers:
             return self._look_up(address, address).address
         except (TypeError, ValueError):
             return address  # of another family than ours: not for us to judge
+
+    def _received_at(self, found: Metadata, port: int) -> Address | None:
+        """Return the one tuple of the address that something was sent to."""
+        if not found.local:
+            return None
+        is_mapped = len(found.local) == 4 and self._family == socket.AF_INET6
+        sockaddr = Sockaddr(MAPPED_PREFIX + found.local if is_mapped else found.local, port)
+        if sockaddr.is_link_local:
+            sockaddr = sockaddr._replace(scope_id=found.interface or 0)
+        with self._lock:
+            peer = self._intern(sockaddr)
+        if found.is_no_source:
+            peer._is_no_source = True
+        return peer.address
 
     def _parse(self, address: object) -> Sockaddr:
         return parse_address(address, self._family, self._is_dual_stack)

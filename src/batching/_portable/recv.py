@@ -26,7 +26,7 @@ from typing import Any, Final, final
 
 from .._address import Address
 from .._kernel import MSG_CTRUNC, MSG_TRUNC, SLAB_SIZE, WOULD_BLOCK, is_answer
-from .control import find_fields
+from .control import find_fields, find_metadata
 from .counters import Counters
 from .descriptor import POLLIN, Descriptor
 from .message import Message, pin
@@ -55,12 +55,14 @@ class RecvSlots:
         "_arrived",
         "_control_size",
         "_counters",
+        "_has_metadata",
         "_is_gro",
         "_kept_errno",
         "_lock",
         "_max_slots",
         "_min_oob",
         "_peers",
+        "_port",
         "_spare",
         "_state",
         "overflows",
@@ -75,6 +77,8 @@ class RecvSlots:
         gro: bool = True,
         control_size: int = 512,
         min_oob: int = 48,
+        metadata: bool = False,
+        port: int = 0,
     ) -> None:
         if max_slots < 1:
             raise ValueError(f"max_slots {max_slots}, must be at least 1")
@@ -89,6 +93,8 @@ class RecvSlots:
         self._state = State([], 0, 0)
         self._kept_errno = 0
         self._is_gro = gro
+        self._has_metadata = metadata  # options are on that tell of trains
+        self._port = port  # ours
         self.overflows = 0
         self.ticket = 0  # the descriptor's when the kernel was last asked, with nothing pending
 
@@ -172,9 +178,19 @@ class RecvSlots:
                         spare.append(train.slab)
                     segments = Segments(data, train.segment_size, train.address)
                     segments.truncated = bool(train.flags & MSG_TRUNC)
+                    if self._has_metadata:
+                        self._tell(segments, train)
                     taken.append(segments)
                 if self._leave(state, pieces, spare):
                     return taken
+
+    def _tell(self, segments: Segments, train: Train) -> None:
+        """Note what came with a train."""
+        found = find_metadata(train.control)
+        segments._ecn = found.ecn
+        segments._interface = found.interface
+        segments.timestamp_ns = found.timestamp_ns
+        segments.local_addr = self._peers._received_at(found, self._port)
 
     def take_into(self, msgs: Sequence[Message]) -> int:
         """Fill ``msgs`` from the front; return how many.  Raises as check()."""

@@ -28,22 +28,55 @@ class Segments:
         segment_size: Bytes of every datagram but the last.  For empty ``data`` (one
             empty datagram) it has no meaning and may be 0.
         addr: Where the train goes or came from; None on a connected ``Conn``.
+        local_addr: The address to send it from, as tuple; its port is not looked at.
+        interface: The index of the interface to send it through.
+        ecn: The mark to send it with, 0 to 3 (RFC 3168).
 
     Raises:
-        TypeError: ``data`` has no buffer, ``segment_size`` is not an int.
-        ValueError: ``data`` is not contiguous; ``segment_size`` < 1 with data.
+        TypeError: ``data`` has no buffer, a number is not an int.
+        ValueError: ``data`` is not contiguous; ``segment_size`` < 1 with data; ``ecn`` or
+            ``interface`` out of its limits.
     """
 
-    __slots__ = ("__weakref__", "addr", "data", "segment_size", "truncated")
+    __slots__ = (
+        "__weakref__",
+        "_ecn",
+        "_interface",
+        "_is_way_out",
+        "addr",
+        "data",
+        "local_addr",
+        "segment_size",
+        "timestamp_ns",
+        "truncated",
+    )
 
     data: memoryview
     """All datagrams, read-only, of bytes."""
     segment_size: int
     addr: Address | None
+    local_addr: Address | None
+    """Of a received train, where it was sent to, perhaps a group; else where to send it from.
+
+    None: not told (``open_conn(pktinfo=True)``), or not wished for."""
+    timestamp_ns: int | None
+    """When the kernel received its first datagram, CLOCK_REALTIME in nanoseconds.
+
+    One a train; None: not told (``open_conn(timestamps=True)``)."""
     truncated: bool
     """The kernel cut the end off (MSG_TRUNC); only of received trains."""
+    _is_way_out: bool  # the interface was asked for, and is not where a train came in
 
-    def __init__(self, data: Buffer, segment_size: int, addr: Address | None = None) -> None:
+    def __init__(
+        self,
+        data: Buffer,
+        segment_size: int,
+        addr: Address | None = None,
+        *,
+        local_addr: Address | None = None,
+        interface: int | None = None,
+        ecn: int | None = None,
+    ) -> None:
         view = memoryview(data)
         if not view.c_contiguous:
             raise ValueError("data is not C-contiguous")
@@ -55,7 +88,36 @@ class Segments:
         self.data = view.cast("B").toreadonly() if view.nbytes else memoryview(b"")
         self.segment_size = segment_size
         self.addr = addr
+        self.local_addr = local_addr
+        self.interface = interface
+        self.ecn = ecn
+        self.timestamp_ns = None
         self.truncated = False
+
+    @property
+    def ecn(self) -> int | None:
+        """The mark of all its datagrams, 0 to 3 (RFC 3168).
+
+        None: not told (``open_conn(ecn=True)``), or sent as the socket has it.
+        """
+        return self._ecn
+
+    @ecn.setter
+    def ecn(self, value: int | None) -> None:
+        self._ecn = None if value is None else _number_in("ecn", value, 0, 3)
+
+    @property
+    def interface(self) -> int | None:
+        """Of a received train, the index of where it came in; else of where to send it through.
+
+        A received train that is sent back may leave by another, as routes have it.
+        """
+        return self._interface
+
+    @interface.setter
+    def interface(self, value: int | None) -> None:
+        self._interface = None if value is None else _number_in("interface", value, 1, 0x7FFFFFFF)
+        self._is_way_out = value is not None
 
     @property
     def nbytes(self) -> int:
@@ -123,3 +185,11 @@ class Segments:
             f"<Segments of {len(self)} datagrams, {self.data.nbytes} bytes in segments of"
             f" {self.segment_size}, addr={self.addr!r}>"
         )
+
+
+def _number_in(name: str, value: int, least: int, most: int) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be int or None, not {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} {value}, must be {least} to {most} or None")
+    return value

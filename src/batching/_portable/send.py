@@ -23,6 +23,7 @@ from .._kernel import SOL_UDP, UDP_SEGMENT, is_answer
 from .buffer import byte_view
 from .counters import Counters
 from .descriptor import Descriptor
+from .mark import mark_of
 from .peers import Peer, Peers
 from .segments import Segments
 from .train import Outgoing, Run, plan
@@ -46,6 +47,8 @@ def _arguments(message: Outgoing) -> tuple[Any, ...]:
         return views[0] if len(views) == 1 else b"".join(views), message.peer.address
     size = message.segment_size
     control = [(SOL_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(size))] if size else []
+    if message.mark is not None:
+        control += message.mark.control(message.peer._sockaddr)
     if message.peer._is_connected:
         return views, control
     return views, control, 0, message.peer.address
@@ -128,10 +131,8 @@ class SendPlan:
         window = list(buffers)
         if len(window) > WINDOW:
             raise ValueError(f"{len(window)} buffers, at most {WINDOW}")
-        if offset < 0:
-            raise ValueError(f"offset {offset}, must be at least 0")
-        if header is not None and len(header) != offset:
-            raise ValueError(f"a header of {len(header)} bytes, but an offset of {offset}")
+        if offset < 0 or (header is not None and len(header) != offset):
+            raise ValueError(f"offset {offset}, must be 0 or more, and the length of a header")
         peer = self._peers.get(address)
         with _Loading(self, "buffer") as loading:
             for index, buffer in enumerate(window):
@@ -173,7 +174,8 @@ class SendPlan:
                 to = self._peers.get(item.addr) if peer is None else peer
                 if n_datagrams == 1:
                     size = view.nbytes
-                groups.setdefault(to, []).append(Run(index, 0, n_datagrams, size, view))
+                mark = mark_of(item, self._peers) if peer is None else None
+                groups.setdefault(to, []).append(Run(index, 0, n_datagrams, size, view, mark))
         self._lay_out(groups)
         return len(window)
 

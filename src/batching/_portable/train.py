@@ -3,7 +3,7 @@
 Rules (the kernel enforces them, or is silently wrong when they are broken):
 
 Rule 1: a train's datagrams go to one peer, stand together in the order of that peer's
-items, and have one length, of which only the last may fall short: the kernel cuts the
+items, and have one mark and one length, of which only the last may fall short: the kernel cuts the
 message's bytes every segment size, wherever the buffers end.
 Rule 2: an empty datagram is a message of its own.
 Rule 3: no more datagrams and no longer ones than the peer allows; in total no more
@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from .mark import Mark
 from .peers import Peer
 
 __all__ = ["Outgoing", "Run", "plan"]
@@ -30,11 +31,12 @@ class Run(NamedTuple):
     n_datagrams: int
     segment_size: int  # of all but the last
     view: memoryview
+    mark: Mark | None = None
 
     def cut(self, start: int, stop: int) -> Run:
         size = self.segment_size
         view = self.view[start * size : stop * size]
-        return Run(self.item, self.first + start, stop - start, size, view)
+        return Run(self.item, self.first + start, stop - start, size, view, self.mark)
 
     def singles(self) -> Iterator[Run]:
         for index in range(self.n_datagrams):
@@ -57,6 +59,10 @@ class Outgoing:
     def segment_size(self) -> int:
         """Of a train; 0: a single datagram."""
         return self.runs[0].segment_size if self.n_datagrams > 1 else 0
+
+    @property
+    def mark(self) -> Mark | None:
+        return self.runs[0].mark
 
     def is_allowed(self) -> bool:
         return self.n_datagrams == 1 or (
@@ -89,6 +95,7 @@ def _may_join(peer: Peer, train: list[Run], n_bytes: int, run: Run) -> bool:
     size = train[0].view.nbytes
     return (
         run.n_datagrams == 1
+        and run.mark == train[0].mark
         and 0 < run.view.nbytes <= size <= peer.max_segment_size
         and train[-1].view.nbytes == size  # a shorter one has closed it
         and len(train) < peer.max_segments
