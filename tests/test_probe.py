@@ -129,7 +129,7 @@ def test_rows_fit_100_columns_and_the_json_has_the_same(tmp_path: Path) -> None:
     assert names[: len(LOCAL)] == LOCAL
     assert names[-2:] == ["drops", "counters"]
     for name in names:
-        assert re.search(rf"^{re.escape(name)[:24]} ", done.stdout, re.MULTILINE), name
+        assert re.search(rf"^{re.escape(name)} ", done.stdout, re.MULTILINE), name
 
 
 @needs_whole_trains
@@ -280,7 +280,7 @@ def test_a_mangled_shape_is_status_1_and_is_shown() -> None:
         done = run("probe", f"{HOST}:{middle[1]}", "--duration", "0.5")
     assert done.returncode == 1
     (row,) = [line for line in done.stdout.splitlines() if " broken " in line]
-    assert row.startswith("out: 16 x 1200 B, short")
+    assert row.startswith("out: 16 x 1200 B, short tail ")
     assert "\n16 x 1200 B, short tail " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
 

@@ -31,7 +31,7 @@ _DIRECTIONS: Final[tuple[Direction, Direction]] = ("out", "back")
 def print_findings(console: Console, findings: list[Finding]) -> None:
     """Print a row for each: name, state, what was found, and below it what to change."""
     table = Table(box=None, pad_edge=False, padding=(0, 1), show_header=False)
-    table.add_column(no_wrap=True, max_width=24)
+    table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
