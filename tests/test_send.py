@@ -282,6 +282,9 @@ for name, text in [("setgroups", "deny"), ("uid_map", f"0 {{uid}} 1"), ("gid_map
         file.write(text)
 for command in ["ip link set lo up", "ip -6 address add fe80::1/64 dev lo nodad"]:
     subprocess.run(command.split(), check=True)
+# The kernel makes the address's route in a work queue; until then it drops what is sent there.
+while b" fe80::1 " not in subprocess.check_output("ip -6 route show table local".split()):
+    pass
 import batching
 with batching.open_conn(("::", 0)) as conn, batching.open_conn(("fe80::1%lo", 0)) as receiver:
     port = receiver.local_addr()[1]
