@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from ._backend import Descriptor, Peers
 from ._errors import SendError, os_error, send_error
@@ -16,6 +16,9 @@ from ._path_mtu import why_too_large
 from .segments import Segments
 
 __all__ = ["Datagrams", "Outcome", "Outgoing", "ToOne", "Trains"]
+
+# A source that is not ours: EINVAL of IPv6, and, by kernel, ENETUNREACH or EINVAL of IPv4.
+_NO_WAY: Final = {errno.EINVAL, errno.ENETUNREACH, errno.ENODEV, errno.EADDRNOTAVAIL}
 
 
 class Outgoing:
@@ -31,6 +34,10 @@ class Outgoing:
     def locate(self, item: int, datagram: int) -> tuple[int, object]:
         """Return (bytes, address as the user spelled it) of a datagram of an item."""
         raise NotImplementedError
+
+    def way(self, _item: int) -> str:
+        """Say from where, and through what, an item was to go, if it asked for that."""
+        return ""
 
 
 class Datagrams(Outgoing):
@@ -73,6 +80,15 @@ class Trains(Outgoing):
         train = self.items[item]
         rest = memoryview(train.data).nbytes - datagram * train.segment_size
         return min(rest, train.segment_size), train.addr if self._to is None else self._to
+
+    def way(self, item: int) -> str:
+        """Say it of a train that has marks; ``to`` overrides those too."""
+        train, wished = self.items[item], []
+        if self._to is None and train.local_addr is not None:
+            wished.append(f"from {train.local_addr!r}")
+        if self._to is None and train._is_way_out:
+            wished.append(f"through interface {train.interface}")
+        return " ".join(wished)
 
 
 class Outcome:
@@ -117,7 +133,12 @@ class Outcome:
         return send_error(end if unsent else 0, sent, errors, unsent)
 
     def _error(self, code: int, item: int, datagram: int) -> OSError:
-        return os_error(code, self._why_too_large(item, datagram) if code == errno.EMSGSIZE else "")
+        detail = ""
+        if code == errno.EMSGSIZE:
+            detail = self._why_too_large(item, datagram)
+        elif code in _NO_WAY:
+            detail = self._outgoing.way(item)
+        return os_error(code, detail)
 
     def _why_too_large(self, item: int, datagram: int) -> str:
         # The user's objects may have changed since they were sent, and the socket be closed:
