@@ -186,6 +186,15 @@ def test_any_call_empties_the_queue_and_keeps_what_was_in_it(at: Stand, call: st
     assert at.conn.recv_transport_errors() == [at.error()]
 
 
+def test_an_error_that_sendmmsg_met_and_did_not_tell_is_not_left_in_the_queue(at: Stand) -> None:
+    with PlainPeer(at.dead[0]) as other:
+        batch = [(b"x", to) for to in (at.dead, at.peer.address, other.address)]
+        assert at.conn.send_batch(batch) == 3
+        assert at.peer.collect(1) == other.collect(1) == [b"x"]
+    assert polled(at.conn) == 0
+    assert at.conn.recv_transport_errors() == [at.error()]
+
+
 @pytest.mark.parametrize("flags", [0, socket.MSG_DONTWAIT])
 def test_a_queue_whose_pending_error_somebody_took_is_emptied_too(flags: int) -> None:
     with stand() as at:
@@ -250,8 +259,12 @@ def test_a_forked_child_goes_on_with_what_was_there() -> None:
         def fork_and_ask() -> int:
             child = os.fork()
             if child == 0:
-                signal.alarm(int(PATIENCE_S))
-                os._exit(at.conn.recv_transport_errors() != [at.error()] * 2)
+                answer = 1
+                try:
+                    signal.alarm(int(PATIENCE_S))
+                    answer = int(at.conn.recv_transport_errors() != [at.error()] * 2)
+                finally:
+                    os._exit(answer)
             return child
 
         with warnings.catch_warnings(), errors._lock:  # of which the child has no thread
