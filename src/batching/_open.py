@@ -29,7 +29,7 @@ __all__ = ["IDEAL_BATCH_SIZE", "min_control_message_size", "open_conn", "try_upg
 IDEAL_BATCH_SIZE: Final = 128
 """Datagrams: what a batch holds at best, and by default ``write_batch_to`` at most."""
 
-_IDEAL_BUFFER: Final = 7 << 20  # bytes, as the original asks for
+IDEAL_BUFFER: Final = 7 << 20  # bytes, as the original asks for
 _MAX_BUFFER: Final = 0x3FFFFFFF  # the kernel keeps twice the number in an int
 _P = TypeVar("_P")
 
@@ -71,8 +71,9 @@ def open_conn(
         batch_size: Buffers that one ``write_batch_to`` takes, 1 to 1024; by default
             BATCHING_BATCH_SIZE of the environment, or IDEAL_BATCH_SIZE.
         reuse_port: Share the port with others that set it too (SO_REUSEPORT).
-        reuse_addr: Likewise, for receivers of multicast, of which each gets everything
-            (SO_REUSEADDR).  What is sent to one host goes to one of them.
+        reuse_addr: Likewise, for receivers of multicast (SO_REUSEADDR): each gets what it has
+            joined, which others' SO_REUSEPORT does not warrant.  What is sent to one host
+            goes to one of them.
         gso: "auto" or "off": send trains as one packet.
         gro: "auto" or "off": receive trains as one packet.
         max_segments: Datagrams a train may have, 1 to 128; None: what the kernel takes.
@@ -308,7 +309,7 @@ def _bind(
 
 
 def _set_buffer(sock: socket.socket, option: int, forced: int, n_bytes: int | None) -> None:
-    wanted = _IDEAL_BUFFER if n_bytes is None else n_bytes
+    wanted = IDEAL_BUFFER if n_bytes is None else n_bytes
     if IS_LINUX:
         with contextlib.suppress(OSError):  # EPERM, or a sandbox that knows no such option
             sock.setsockopt(socket.SOL_SOCKET, forced, wanted)
