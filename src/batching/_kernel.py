@@ -90,12 +90,12 @@ def max_segments() -> int:
     """
     global _max_segments
     if not _max_segments:  # two threads may both measure: they find the same
-        _max_segments = _measure_max_segments()
+        _max_segments = measure_max_segments()
     return _max_segments or 64
 
 
-def _measure_max_segments() -> int:
-    """Return the limit, or 0 where the attempt said nothing about it."""
+def measure_max_segments() -> int:
+    """Return the limit, measured anew; 0 where the attempt said nothing about it."""
     if not IS_LINUX:
         return 1
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

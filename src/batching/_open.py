@@ -29,7 +29,7 @@ __all__ = ["IDEAL_BATCH_SIZE", "min_control_message_size", "open_conn", "try_upg
 IDEAL_BATCH_SIZE: Final = 128
 """Datagrams: what a batch holds at best, and by default ``write_batch_to`` at most."""
 
-_IDEAL_BUFFER: Final = 7 << 20  # bytes, as the original asks for
+IDEAL_BUFFER: Final = 7 << 20  # bytes, as the original asks for
 _MAX_BUFFER: Final = 0x3FFFFFFF  # the kernel keeps twice the number in an int
 _P = TypeVar("_P")
 
@@ -310,7 +310,7 @@ def _bind(
 
 
 def _set_buffer(sock: socket.socket, option: int, forced: int, n_bytes: int | None) -> None:
-    wanted = _IDEAL_BUFFER if n_bytes is None else n_bytes
+    wanted = IDEAL_BUFFER if n_bytes is None else n_bytes
     if IS_LINUX:
         with contextlib.suppress(OSError):  # EPERM, or a sandbox that knows no such option
             sock.setsockopt(socket.SOL_SOCKET, forced, wanted)
