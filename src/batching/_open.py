@@ -202,11 +202,10 @@ def is_udp(sock: socket.socket) -> bool:
 
 
 def share_socket(sock: socket.socket) -> Conn:
-    """Return a non-blocking Conn over a UDP socket that its owner goes on to use.
+    """Return a Conn over a non-blocking UDP socket that its owner goes on to use.
 
     Either of the two may close it, and the other then must not use it any more.
     """
-    sock.setblocking(False)
     conn = Conn(sock, _negotiate(sock, "auto", "auto", None), MAX_MESSAGES, None)
     try:
         if conn.offload.gro:
