@@ -16,9 +16,10 @@ from ._kernel import drop_events
 from ._options import OptionsConn, Wishes
 from ._receiver import Receiver
 from ._sender import Sender
+from ._stats import FrozenDict, Stats, stats_of
 from ._waiter import Waiter
 from .geneve import GENEVE_FIXED_HEADER_LENGTH, GeneveHeader
-from .metrics import FrozenDict, Stats, counter, track
+from .metrics import counter, track
 from .offload import Offload
 from .packetconn import is_dual_stack
 from .segments import Segments
@@ -35,9 +36,6 @@ CMSG_SPACE(4) is 24, for each of UDP_GRO and SO_RXQ_OVFL, and for IP_TOS or IPV6
 SO_TIMESTAMPNS; IPV6_PKTINFO 40, and of IPv4 over IPv6 IP_PKTINFO besides, 32."""
 
 _MAX_SLOTS: Final = 16  # 1 MiB of slabs
-_COUNTED: Final = tuple(
-    name for name in Stats._fields if name not in ("recv_queue_drops", "gso_fallbacks")
-)
 _NO_GENEVE: Final = GeneveHeader()
 
 
@@ -90,7 +88,6 @@ class Conn(OptionsConn):
         self._sender = Sender(waiter, peers, self._counters, offload.max_segments)
         self._offload = offload
         self._batch_size = batch_size
-        self._drops, self._drop_counter = 0, drops_before
         self._peers = peers
         self._waiter = waiter
         self._descriptor = waiter.descriptor
@@ -267,14 +264,11 @@ class Conn(OptionsConn):
     def stats(self) -> Stats:
         """Return a snapshot of what this connection did."""
         with contextlib.suppress(OSError), self._descriptor as sock:
-            seen = drop_events(sock)
-            if seen is not None:
-                self._drops += (seen - self._drop_counter) & 0xFFFFFFFF  # wraps at 2^32
-                self._drop_counter = seen
-        return Stats(
-            recv_queue_drops=self._drops,
+            self._receiver.drops.note(drop_events(sock))
+        return stats_of(
+            self._counters.snapshot(),
+            recv_queue_drops=self._receiver.drops.total,
             gso_fallbacks=FrozenDict(self._sender.lessons.fallbacks),
-            **{name: getattr(self._counters, name) for name in _COUNTED},
         )
 
     def _state(self) -> str:
