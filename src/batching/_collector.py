@@ -6,6 +6,7 @@ Rule 2: one Conn that fails must not cost the scrape of all.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
 )
 
-from ._kernel import Memory, socket_memory
+from ._kernel import GSO_REFUSED, SEGMENT_TOO_LARGE, Memory, socket_memory
 from ._stats import Sizes, Stats
 from .offload import Offload
 
@@ -46,6 +47,7 @@ HISTOGRAMS: Final = {  # with what their sizes add up to
     "send_datagrams_per_message": ("Datagrams of each message sent", "send_datagrams"),
     "send_messages_per_call": ("Messages of each call that sent something", "send_messages"),
 }
+REASONS: Final = sorted(errno.errorcode[code] for code in GSO_REFUSED | SEGMENT_TOO_LARGE)
 MEMORY: Final = {
     "recv_queue_bytes": "Memory that the receive queue takes; SO_MEMINFO",
     "recv_buffer_bytes": "Memory that the receive queue may take (SO_RCVBUF)",
@@ -189,7 +191,9 @@ def _fallbacks(seen: list[Seen]) -> Metric:
         labels=[*LABELS, "reason"],
     )
     for one in seen:
-        for reason, count in one.stats.gso_fallbacks.items():
+        # From the beginning, at 0: what appears with its first event has not grown by it.
+        reasons = dict.fromkeys(REASONS, 0) if one.offload.gso else {}
+        for reason, count in (reasons | dict(one.stats.gso_fallbacks)).items():
             family.add_metric([*one.labels, reason], count)
     return family
 
