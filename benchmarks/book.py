@@ -44,6 +44,18 @@ class Book:
         self.outcomes |= other.outcomes
         self.failures |= other.failures
 
+    def differs_from(self, other: Book) -> str:
+        """Say in what two runs cannot stand in one report; nothing where they can."""
+        mine, theirs = self._measured_on(), other._measured_on()
+        return "; ".join(
+            f"{name} {mine.get(name)}, there {theirs.get(name)}"
+            for name in dict.fromkeys([*mine, *theirs])
+            if mine.get(name) != theirs.get(name)
+        )
+
+    def _measured_on(self) -> dict[str, Any]:
+        return {"date": self.date[:10], **self.machine, **self.settings, **self.peers}
+
     def all_tables(self) -> Iterator[Table]:
         for tables in self.tables.values():
             yield from tables
@@ -66,10 +78,19 @@ class Book:
 
     @classmethod
     def read(cls, path: Path) -> Book:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for name, kind in (("tables", Table), ("outcomes", Outcome)):
-            content[name] = {
-                group: [kind.from_dict(each) for each in found]
-                for group, found in content[name].items()
-            }
-        return cls(**content)
+        """Return what ``write`` wrote.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is something else.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            for name, kind in (("tables", Table), ("outcomes", Outcome)):
+                content[name] = {
+                    group: [kind.from_dict(each) for each in found]
+                    for group, found in content[name].items()
+                }
+            return cls(**content)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(f"not what compare.py --json writes: {error!r}") from None

@@ -81,6 +81,11 @@ def pattern(number: int, size: int) -> bytes:
     return _cycle(number & 255, size)
 
 
+def skipped(first: int, number: int) -> int:
+    """Return how many patterns, fewer than 256, are missing before the one that begins so."""
+    return (183 * first - number) & 255  # 7 * 183 is 1 modulo 256: see _cycle
+
+
 def sizes_of(text: str) -> list[int]:
     """Read SIZE, or a list that is cycled through, separated by commas."""
     return [int(part) for part in text.split(",")]

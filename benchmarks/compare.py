@@ -40,8 +40,11 @@ def arguments() -> argparse.Namespace:
     return wanted
 
 
-def run(names: list[str], setup: Setup, book: Book) -> None:
-    """Run groups and add what they find; who fails, or is interrupted, is noted."""
+def run(names: list[str], setup: Setup, book: Book) -> bool:
+    """Run groups and add what they find; who fails is noted.
+
+    Returns whether it came to its end; False: it was interrupted, which is noted too.
+    """
     for name in names:
         print(f"{name}:", flush=True)
         began = time.monotonic()
@@ -54,8 +57,9 @@ def run(names: list[str], setup: Setup, book: Book) -> None:
             print(f"  failed: {error}", flush=True)
         except KeyboardInterrupt:
             book.failures[name] = "interrupted"
-            return
+            return False
         print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
+    return True
 
 
 def main() -> int:
@@ -80,13 +84,15 @@ def main() -> int:
     where = f"sender on core {setup.cores[0]}, receiver on core {setup.cores[1]}"
     print(f"{rounds} rounds of {seconds} s, {where}; median (lowest to highest) of the rounds")
     with precedence():
-        run(names, setup, book)
+        is_whole = run(names, setup, book)
     judged = book.judged()
     print(f"{sum(found.met is True for found in judged)} of {len(judged)} goals met")
     if wanted.json:
         book.write(wanted.json)
-    if wanted.report:
+    if wanted.report and is_whole:
         report.write(book)
+    elif wanted.report:
+        print(f"interrupted: {report.DOCUMENT.name} is left as it was")
     return 1 if book.failures else 0
 
 

@@ -32,13 +32,14 @@ class Path:
 # drivers/net/veth.c, veth_skb_is_eligible_for_gro: gro alone is not enough while v0 has TSO.
 MERGE = "ethtool -K v1 gro on rx-udp-gro-forwarding on"
 CUT = "ethtool -K v0 tx-udp-segmentation off"
+LOSE = "netem loss 1%"
 PATHS = {
     "loopback": Path("loopback"),
     "veth": Path("veth, trains whole"),
     "cut": Path("veth, trains cut, no GRO", left=(CUT,), right=("ethtool -K v1 gro off",)),
     "merged": Path("veth, trains cut, GRO", left=(CUT,), right=(MERGE,)),
     "mtu1300": Path("MTU 1300", 1300),
-    "lossy": Path("1 % loss", left=("tc qdisc add dev v0 root netem loss 1%",), is_lossy=True),
+    "lossy": Path("1 % loss", left=(f"tc qdisc add dev v0 root {LOSE}",), is_lossy=True),
 }
 
 

@@ -2,10 +2,14 @@
 
 python benchmarks/report.py FILE...    write it anew from what runs have written with --json:
                                        a group is taken from the last that has it
+
+The runs must be of one day, machine and setting; else, or where a file is none of a run's,
+nothing is written.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -45,14 +49,14 @@ BEGIN, END = "<!-- begin: {} -->", "<!-- end: {} -->"
 
 def write(book: Book, document: Path = DOCUMENT) -> None:
     """Replace what stands between the markers; draw the plots beside it."""
-    drawn = plots.draw(book, document.with_suffix(""))
     text = document.read_text(encoding="utf-8")
     sections = {
         "machine": machine(book),
         "goals": goals(book),
         "losses": where_we_lose(book),
-        "tables": tables(book, drawn),
     }
+    drawn = plots.draw(book, document.with_suffix(""))
+    sections["tables"] = tables(book, drawn)
     for name, content in sections.items():
         text = replaced(text, name, content)
     document.write_text(text, encoding="utf-8")
@@ -250,8 +254,37 @@ def _cell(row: Row, column: str, size: float) -> str:
     return short(row.median(column)) if row.has(column) else ""
 
 
-if __name__ == "__main__":
-    first, *others = (Book.read(Path(name)) for name in sys.argv[1:])
+def read(names: list[str]) -> Book:
+    """Return what runs have found, put together.
+
+    Raises:
+        ValueError: A file is missing, or no run's; or the runs were of different kinds.
+    """
+    books = {}
+    for name in names:
+        try:
+            books[name] = Book.read(Path(name))
+        except OSError as error:
+            raise ValueError(f"{name}: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    first, *others = books
     for other in others:
-        first.update(other)
-    write(first)
+        if difference := books[first].differs_from(books[other]):
+            raise ValueError(f"{first} and {other} differ: {difference}")
+        books[first].update(books[other])
+    return books[first]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write docs/benchmarks.md anew.")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="of compare.py --json")
+    try:
+        found = read(parser.parse_args().files)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    write(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,9 @@
 
 python examples/relay.py [::]:7400 7=192.0.2.1:41641,[2001:db8::1]:41641 --metrics 127.0.0.1:9400
 
-It needs udp-batching[cli,metrics].  What comes from one of the two goes to the other as it is,
-header and all.  The rest is dropped and counted; nothing is ever sent to who is not bound.
+What one of the two sends goes to the other as it is; the rest is dropped and counted.
 
-Rule 1: every datagram's header is checked, but a train is looked at as a whole.
+Rule 1: a train of a stranger is dropped unseen; of others each header is checked, all at once.
 Rule 2: a train of one header is forwarded whole; any other is halved until its parts are such.
 Rule 3: a header is decoded, and its sender looked up, once; then a cache knows the way.
 
@@ -17,21 +16,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import ipaddress
 import signal
 import socket
 import time
 from dataclasses import dataclass
 from typing import Any
 
-import typer
+import typer  # it needs udp-batching[cli,metrics]
 from prometheus_client import REGISTRY, start_http_server
 from prometheus_client.core import CounterMetricFamily
 
 import batching
 from batching.geneve import GENEVE_FIXED_HEADER_LENGTH, GeneveHeader, VirtualNetworkID
 from batching.metrics import prometheus_collector
-
-FATES = ("bad header", "control", "unknown VNI", "unknown peer", "truncated", "unsent")
 
 
 @dataclass(slots=True)
@@ -50,28 +48,31 @@ class Relay:
     def __init__(self, conn: batching.Conn) -> None:
         self.conn = conn
         self.flows: dict[VirtualNetworkID, dict[tuple[Any, ...], Way]] = {}  # Way by sender
-        self.drops = {fate: Way((fate, "", "")) for fate in FATES}
+        self.peers: set[tuple[Any, ...]] = set()  # of all flows
+        fates = "bad header", "control", "unknown VNI", "unknown peer", "truncated"
+        self.drops = {fate: Way((fate, "", "")) for fate in fates}
         self.way = functools.lru_cache(4096)(self._find_way)
 
     def bind(self, flow: str) -> None:
         """Let two peers reach one another: ``VNI=HOST:PORT,HOST:PORT``."""
-        vni, *peers = flow.replace("=", ",").split(",")
+        number, *peers = flow.replace("=", ",").split(",")
         family = socket.AF_INET if len(self.conn.local_addr()) == 2 else socket.AF_INET6
         hints = family, socket.SOCK_DGRAM, 0, socket.AI_NUMERICHOST | socket.AI_V4MAPPED
         ends = [socket.getaddrinfo(*address(peer), *hints)[0][4] for peer in peers]
-        if len(ends) != 2 or ends[0] == ends[1]:
-            raise ValueError(f"{flow}: must be VNI=HOST:PORT,HOST:PORT, of two peers")
-        ways = [Way(("forwarded", vni, p), to) for p, to in zip(peers, ends[::-1], strict=True)]
-        self.flows[VirtualNetworkID(int(vni))] = dict(zip(ends, ways, strict=True))
+        vni = VirtualNetworkID(int(number))
+        if len(ends) != 2 or ends[0] == ends[1] or vni in self.flows:
+            raise ValueError(f"{flow}: must be VNI=HOST:PORT,HOST:PORT of two peers, a VNI once")
+        ways = [Way(("forwarded", number, p), to) for p, to in zip(peers, ends[::-1], strict=True)]
+        self.flows[vni] = dict(zip(ends, ways, strict=True))
+        self.peers.update(ends)
         self.way.cache_clear()
 
     def _find_way(self, header: bytes, sender: tuple[Any, ...]) -> Way:
-        try:
-            geneve = GeneveHeader.decode(header)
-        except ValueError:  # options
+        if header[0]:  # a version, or options
             return self.drops["bad header"]
-        if geneve.version or geneve.control:
-            return self.drops["bad header" if geneve.version else "control"]
+        geneve = GeneveHeader.decode(header)
+        if geneve.control:
+            return self.drops["control"]
         ways = self.flows.get(geneve.vni)
         return ways.get(sender, self.drops["unknown peer"]) if ways else self.drops["unknown VNI"]
 
@@ -83,16 +84,13 @@ class Relay:
 
     def forward(self, trains: list[batching.Segments]) -> None:
         """Send what may pass of trains to where it belongs."""
-        passing = [part for train in trains for part in self.passing(train)]
-        try:
-            self.conn.send_segments(passing)
-        except batching.SendError as error:
-            self.drops["unsent"].n_datagrams += sum(len(part) for part in passing) - error.sent
+        with contextlib.suppress(batching.SendError):  # batching's metrics have it
+            self.conn.send_segments([part for train in trains for part in self.passing(train)])
 
     def passing(self, train: batching.Segments) -> list[batching.Segments]:
         """Return what may pass of a train, with the address that it goes to."""
-        if train.truncated:
-            way = self.drops["truncated"]
+        if train.truncated or train.addr not in self.peers:
+            way = self.drops["truncated" if train.truncated else "unknown peer"]
         elif header := train.common_header(GENEVE_FIXED_HEADER_LENGTH):
             way = self.way(header, train.addr)
         elif len(train) == 1:
@@ -109,7 +107,7 @@ class Relay:
 
     def collect(self) -> list[Any]:
         """Return what Prometheus is told."""
-        labels, what = ("fate", "vni", "peer"), "What became of them; forwarded: unsent ones too"
+        labels, what = ("fate", "vni", "peer"), "What became of them; what left: batching_send"
         datagrams = CounterMetricFamily("relay_datagrams", what, labels=labels)
         n_bytes = CounterMetricFamily("relay_bytes", "The same, with headers", labels=labels)
         for way in (*self.drops.values(), *(w for ws in self.flows.values() for w in ws.values())):
@@ -118,31 +116,33 @@ class Relay:
         return [datagrams, n_bytes]
 
 
-def address(text: str) -> tuple[str, int]:
+def address(text: str, lowest: int = 1) -> tuple[str, int]:
     """Parse ``HOST:PORT``, of IPv6 ``[HOST]:PORT``."""
     host, _, port = text.rpartition(":")
-    if not 0 <= int(port) < 65536:  # getaddrinfo would take it modulo 65536
-        raise ValueError(f"{text}: the port must be 0 to 65535")
-    return host.strip("[]"), int(port)
+    if not port.isdecimal() or not lowest <= int(port) <= 65535:
+        raise ValueError(f"{text}: must be HOST:PORT, the port {lowest} to 65535")
+    return str(ipaddress.ip_address(host.strip("[]"))), int(port)
 
 
 def main(listen: str, flows: list[str], metrics: str = "") -> None:
     """Relay Geneve flows, each VNI=HOST:PORT,HOST:PORT, until SIGINT or SIGTERM."""
-    with batching.open_conn(address(listen)) as conn:
-        relay = Relay(conn)
-        for flow in flows:
-            relay.bind(flow)
-        if metrics:
-            REGISTRY.register(relay)
-            REGISTRY.register(prometheus_collector())
-            host, port = address(metrics)
-            start_http_server(port, host)
+    with contextlib.suppress(TimeoutError), contextlib.ExitStack() as stack:  # that of stop()
+        try:
+            relay = Relay(stack.enter_context(batching.open_conn(address(listen, 0))))
+            for flow in flows:
+                relay.bind(flow)
+            if metrics:
+                REGISTRY.register(relay)
+                REGISTRY.register(prometheus_collector())
+                start_http_server(*address(metrics)[::-1])
+        except (OSError, ValueError) as error:
+            typer.echo(f"relay.py: {error}", err=True)
+            raise typer.Exit(2) from None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, relay.stop)
-        print("relaying on", *conn.local_addr()[:2], flush=True)
-        with contextlib.suppress(TimeoutError):  # what stop() makes of a call
-            while True:
-                relay.forward(conn.recv_segments())
+        print("relaying on", *relay.conn.local_addr()[:2], flush=True)
+        while True:
+            relay.forward(relay.conn.recv_segments())
 
 
 if __name__ == "__main__":

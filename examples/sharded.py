@@ -3,7 +3,8 @@
     python examples/sharded.py 127.0.0.1 9000 --workers 2 --by hash
 
 prints the address once all shards are there.  SIGHUP starts the workers anew, one after
-another; SIGTERM and SIGINT end it; each worker tells then what it did.
+another; SIGTERM and SIGINT end it; each worker tells then what it did.  One that does not end
+when told is killed.  By cpu, a core belongs to the shard of its number modulo the workers.
 
 The parent opens the sockets, which the workers inherit, and keeps them.  So a worker may
 stop, or be killed, and what came meanwhile waits in the kernel for the next one; the shards
@@ -27,6 +28,7 @@ from typing import Final
 import batching
 
 LINGER_S: Final = 0.1  # a worker that was told to stop answers what comes until then
+PATIENCE_S: Final = 2.0  # and is killed then: it may have been stopped (SIGSTOP), or hang
 LEAST_LIFE_S: Final = 1.0  # who dies sooner would do it again: then all is over
 SIGNALS: Final = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 FORK: Final = multiprocessing.get_context("fork")  # the sockets are inherited
@@ -35,8 +37,8 @@ FORK: Final = multiprocessing.get_context("fork")  # the sockets are inherited
 class Shard:
     """A socket of the group, and the process that serves it."""
 
-    def __init__(self, number: int, core: int, conns: list[batching.Conn]) -> None:
-        self.number, self._core, self._conns = number, core, conns
+    def __init__(self, number: int, cores: list[int], conns: list[batching.Conn]) -> None:
+        self.number, self._cores, self._conns = number, cores, conns
         self.start()
 
     def start(self) -> None:
@@ -54,11 +56,17 @@ class Shard:
         return not self.is_alive and time.monotonic() - self._since < LEAST_LIFE_S
 
     def tell(self) -> None:
-        """Tell the process to stop."""
+        """Tell the process to stop, which it may take ``PATIENCE_S`` for."""
+        self._end = time.monotonic() + PATIENCE_S
         self._process.terminate()
 
     def join(self) -> None:
-        self._process.join()
+        """Wait for the end of a process that was told."""
+        self._process.join(max(0, self._end - time.monotonic()))
+        if self.is_alive:
+            print(f"shard {self.number}: killed, did not stop in {PATIENCE_S} s", file=sys.stderr)
+            self._process.kill()
+            self._process.join()
 
     def _work(self) -> None:
         """Answer, in a process of its own, until SIGTERM."""
@@ -73,7 +81,7 @@ class Shard:
         )
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # one that came early is there still
         threading.Thread(target=end_with_parent, daemon=True).start()
-        os.sched_setaffinity(0, {self._core})
+        os.sched_setaffinity(0, self._cores)
         with contextlib.suppress(TimeoutError):
             while True:
                 answer(conn)
@@ -104,6 +112,24 @@ def open_group(address: tuple[str, int], workers: int) -> list[batching.Conn]:
     return [first, *[batching.open_conn(bound, reuse_port=True) for _ in range(workers - 1)]]
 
 
+def share_cores(by: str | int, workers: int) -> list[list[int]]:
+    """Return the cores of each shard, of those that this process may use.
+
+    Raises:
+        ValueError: By cpu, some shard has none, so that what it gets would cross cores.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if by != "cpu":
+        return [[cores[number % len(cores)]] for number in range(workers)]
+    shares = [[core for core in cores if core % workers == number] for number in range(workers)]
+    if [] in shares:
+        raise ValueError(
+            f"--by cpu, {workers} workers: shard {shares.index([])} has none of the cores"
+            f" {', '.join(map(str, cores))}: a core is that of its number modulo {workers}"
+        )
+    return shares
+
+
 def serve(shards: list[Shard]) -> int:
     """Keep the shards alive until a signal ends it; return the exit status."""
     while True:
@@ -132,15 +158,18 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.workers < 1:
         parser.error(f"--workers {chosen.workers}, at least 1")
+    by = int(chosen.by) if chosen.by.isdecimal() else chosen.by
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # taken by sigwait
-    cores = sorted(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
-        conns = open_group((chosen.host, chosen.port), chosen.workers)
-        for conn in conns:
-            stack.callback(conn.close)
-        by = int(chosen.by) if chosen.by.isdecimal() else chosen.by
-        batching.steer(conns[0], by, members=chosen.workers if by != "hash" else None)
-        shards = [Shard(n, cores[n % len(cores)], conns) for n in range(len(conns))]
+        try:
+            cores = share_cores(by, chosen.workers)
+            conns = open_group((chosen.host, chosen.port), chosen.workers)
+            for conn in conns:
+                stack.callback(conn.close)
+            batching.steer(conns[0], by, members=chosen.workers if by != "hash" else None)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        shards = [Shard(number, own, conns) for number, own in enumerate(cores)]
         print(*conns[0].local_addr()[:2], flush=True)
         status = serve(shards)
         for shard in shards:

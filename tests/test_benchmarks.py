@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,44 @@ def test_relay_that_takes_more_time_is_behind_and_one_that_takes_less_is_not() -
     results["send_segments(recv_segments())"] = results["C, forward"] = results["C"]
     found = module("relays")._judge(64, "live", results)
     assert [each.name for each in found if each.is_behind] == ["64 B ours / C, CPU, live"]
+
+
+class Arrivals:
+    """A receiver to which patterns of these numbers come, then the mark."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.datagrams = [module("child").pattern(number, 100) for number in numbers]
+
+    def take(self) -> list[bytes]:
+        return [*self.datagrams, b"."]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "found"),
+    [
+        (range(600), (600, 600, 0)),
+        ([0, 1, 5, 6, 250, 300], (301, 6, 0)),
+        ([3, 3], (260, 2, 0)),  # more than were sent
+        ([2, 1], (258, 2, 0)),
+    ],
+    ids=["all", "some are missing", "one comes twice", "one is overtaken"],
+)
+def test_datagrams_that_are_missing_on_a_path_with_loss_are_counted(
+    capsys: pytest.CaptureFixture[str], numbers: list[int], found: tuple[int, ...]
+) -> None:
+    module("contender").compare(Arrivals(*numbers), [100], may_miss=True)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["datagrams"], told["measured"], told["wrong"]) == found
+
+
+@pytest.mark.parametrize("may_miss", [False, True])
+def test_datagram_that_is_another_is_wrong_and_one_missing_is_so_where_none_may_be(
+    capsys: pytest.CaptureFixture[str], may_miss: bool
+) -> None:
+    arrivals = Arrivals(0, 1, 4)
+    arrivals.datagrams[1] = arrivals.datagrams[1][:-1] + b"?"
+    module("contender").compare(arrivals, [100], may_miss=may_miss)
+    assert json.loads(capsys.readouterr().out)["wrong"] == (1 if may_miss else 2)
 
 
 @pytest.fixture(scope="module")

@@ -76,14 +76,39 @@ def test_only_what_is_worse_by_more_than_three_percent_fails(
     assert ("WORSE" in said) == bool(status)
 
 
-def test_where_nothing_is_recorded_that_is_said_and_nothing_fails(
-    counted: Any, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        ({}, "recorded for nothing; here is here; "),
+        ({"elsewhere": COUNTS}, "recorded for elsewhere; here is here; "),
+        ({"here": {"send": 100.0}}, "not recorded: receive; "),
+    ],
+    ids=["nothing", "nothing of here", "not all"],
+)
+def test_what_is_not_recorded_is_said_and_fails_only_where_it_must_be_compared(
+    counted: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: dict[str, dict[str, float]],
+    told: str,
 ) -> None:
-    counted.RECORD.write_text(json.dumps({"elsewhere": {"send": 1.0}}))
+    counted.RECORD.write_text(json.dumps(recorded))
     assert counted.main() == 0
+    monkeypatch.setattr("sys.argv", ["instructions.py", "--must-compare"])
+    assert counted.main() == 1
     said = capsys.readouterr().out
-    assert "nothing was compared" in said
-    assert counted.RECORD_IT in said
+    assert said.count(f"{told}{counted.RECORD_IT}") == 2
+    counted.RECORD.write_text(json.dumps({"here": COUNTS}))
+    assert counted.main() == 0
+
+
+def test_a_core_that_was_not_built_fails_where_it_must_be_compared(
+    counted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counted, "core", lambda: None)
+    assert counted.main() == 0
+    monkeypatch.setattr("sys.argv", ["instructions.py", "--must-compare"])
+    assert counted.main() == 1
 
 
 def test_recording_replaces_what_was_known_of_here_only(

@@ -26,7 +26,7 @@ LAYERS = (
     ("asyncio", "anyio"),
     ("_transport*",),
     ("_conn*", "_open", "_steering"),
-    ("_sender*", "_receiver*", "_options"),
+    ("_sender*", "_receiver*", "_options", "_multicast"),
     ("packetconn",),
     ("_waiter*", "_errqueue", "_lessons", "_routes", "segments"),
     ("_peers", "_backend"),

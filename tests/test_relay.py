@@ -6,6 +6,7 @@ other, so that nothing has to be waited for.  The program as a whole: test_relay
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,7 +17,9 @@ import pytest
 pytest.importorskip("typer", reason='needs pip install "udp-batching[cli]"')
 pytest.importorskip("prometheus_client", reason='needs pip install "udp-batching[metrics]"')
 
-from examples.relay import Relay
+import typer
+from examples.relay import Relay, main
+from typer.testing import CliRunner
 
 from batching import GeneveHeader, Segments, VirtualNetworkID, open_conn
 from batching.geneve import GENEVE_PROTOCOL_DISCO, GENEVE_PROTOCOL_WIREGUARD
@@ -77,8 +80,8 @@ class Flow:
             self.relay.forward(self.conn.recv_segments())
 
     def ways(self) -> list[Any]:
-        drops = [way for fate, way in self.relay.drops.items() if fate != "unsent"]
-        return drops + [way for ways in self.relay.flows.values() for way in ways.values()]
+        bound = [way for ways in self.relay.flows.values() for way in ways.values()]
+        return [*self.relay.drops.values(), *bound]
 
     def dropped(self) -> dict[str, int]:
         return {k: way.n_datagrams for k, way in self.relay.drops.items() if way.n_datagrams}
@@ -196,6 +199,13 @@ def test_nobody_but_the_two_is_heard_or_answered(flow: Flow) -> None:
     assert flow.dropped() == {"unknown peer": 6}
 
 
+def test_train_of_a_stranger_is_dropped_without_a_look_inside(flow: Flow) -> None:
+    train = [datagram(i, control=i % 2 == 0) for i in range(64)]
+    mixed = Segments(b"".join(train), len(train[0]), flow.peers[2].address)
+    assert flow.relay.passing(mixed) == []
+    assert flow.dropped() == {"unknown peer": 64}
+
+
 STUN_REQUEST = b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(12)
 
 
@@ -231,17 +241,17 @@ def test_what_the_kernel_refuses_is_counted_and_the_rest_goes_on(flow: Flow) -> 
     flow.relay.bind(f"{OTHER_VNI}={spell(one)},255.255.255.255:9")  # EACCES
     flow.send(one, datagram(1, vni=OTHER_VNI), datagram(2))
     assert other.collect(1) == [datagram(2)]
-    assert flow.dropped() == {"unsent": 1}
+    assert not flow.dropped()
+    assert flow.conn.stats().send_errors == 1
 
 
-def test_peer_that_is_bound_anew_is_known_by_its_new_address_only(flow: Flow) -> None:
-    one, other, third = flow.peers
-    flow.send(one, datagram(1))
-    flow.relay.bind(f"{VNI}={spell(third)},{spell(other)}")
-    flow.send(one, datagram(2))
-    flow.send(third, datagram(3))
-    assert other.collect(2) == [datagram(1), datagram(3)]
-    assert flow.dropped() == {"unknown peer": 1}
+def test_flow_that_is_bound_while_it_runs_is_known_at_once(flow: Flow) -> None:
+    one, _, third = flow.peers
+    flow.send(one, datagram(1, vni=OTHER_VNI))
+    flow.relay.bind(f"{OTHER_VNI}={spell(one)},{spell(third)}")
+    flow.send(one, datagram(2, vni=OTHER_VNI))
+    assert third.collect(1) == [datagram(2, vni=OTHER_VNI)]
+    assert flow.dropped() == {"unknown VNI": 1}
 
 
 def test_stop_ends_the_wait_and_may_come_again_and_after_the_end(flow: Flow) -> None:
@@ -263,20 +273,48 @@ def test_what_was_received_still_goes_out_after_stop(flow: Flow) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "told"),
     [
-        "7=127.0.0.1:1",
-        "7=127.0.0.1:1,127.0.0.1:1",
-        "7=127.0.0.1:1,127.0.0.1:2,127.0.0.1:3",
-        "7=127.0.0.1:1,127.0.0.1:65538",
-        "7=localhost:1,localhost:2",
-        "x=127.0.0.1:1,127.0.0.1:2",
+        ("8=127.0.0.1:1", "must be VNI=HOST:PORT,HOST:PORT of two peers"),
+        ("8=127.0.0.1:1,127.0.0.1:1", "must be VNI=HOST:PORT,HOST:PORT of two peers"),
+        ("8=127.0.0.1:1,127.0.0.1:2,127.0.0.1:3", "must be VNI=HOST:PORT,HOST:PORT of two"),
+        ("8=127.0.0.1:1,127.0.0.1:65538", "127.0.0.1:65538: must be HOST:PORT, the port 1 to"),
+        ("8=127.0.0.1:0,127.0.0.1:2", "127.0.0.1:0: must be HOST:PORT, the port 1 to 65535"),
+        ("8=127.0.0.1,127.0.0.1:2", "127.0.0.1: must be HOST:PORT"),
+        ("8=localhost:1,localhost:2", "'localhost' does not appear to be an IPv4 or IPv6 address"),
+        ("8=[::1]:1,127.0.0.1:2", "Address family"),
+        ("x=127.0.0.1:1,127.0.0.1:2", "'x'"),
+        ("16777216=127.0.0.1:1,127.0.0.1:2", "vni 16777216, must be 0 to 16777215"),
+        ("7=127.0.0.1:1,127.0.0.1:2", "a VNI once"),
     ],
 )
-def test_what_binds_no_two_peers_is_refused(flow: Flow, text: str) -> None:
-    with pytest.raises((ValueError, OSError)):
+def test_what_binds_no_two_peers_is_refused(flow: Flow, text: str, told: str) -> None:
+    before = dict(flow.relay.flows[VirtualNetworkID(VNI)])
+    with pytest.raises((ValueError, OSError), match=re.escape(told)):
         flow.relay.bind(text)
-    assert list(flow.relay.flows) == [VirtualNetworkID(VNI)]
+    assert flow.relay.flows == {VirtualNetworkID(VNI): before}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("127.0.0.1:x", "7=127.0.0.1:1,127.0.0.1:2"), "127.0.0.1:x: must be HOST:PORT"),
+        (("192.0.2.1:7", "7=127.0.0.1:1,127.0.0.1:2"), "[Errno 99] Cannot assign requested"),
+        (("127.0.0.1:0", "7=127.0.0.1:0,127.0.0.1:2"), "127.0.0.1:0: must be HOST:PORT"),
+        (
+            ("127.0.0.1:0", "7=127.0.0.1:1,127.0.0.1:2", "7=127.0.0.1:1,127.0.0.1:2"),
+            "7=127.0.0.1:1,127.0.0.1:2: must be VNI=HOST:PORT,HOST:PORT of two peers, a VNI once",
+        ),
+    ],
+    ids=["port", "address", "port of a peer", "VNI twice"],
+)
+def test_program_tells_bad_arguments_in_a_line(arguments: tuple[str, ...], told: str) -> None:
+    program = typer.Typer()
+    program.command()(main)
+    done = CliRunner().invoke(program, arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"relay.py: {told}")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @needs_ipv6

@@ -16,7 +16,10 @@ from loopback import HOST, PATIENCE_S, PlainPeer, needs_linux, until
 
 pytestmark = [needs_linux, pytest.mark.kernel]
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SCRIPT = "import sys, sharded; sharded.LEAST_LIFE_S = {}; sys.exit(sharded.main())"
+SCRIPT = (
+    "import sys, sharded; sharded.LEAST_LIFE_S, sharded.PATIENCE_S = {}, {};"
+    " sys.exit(sharded.main())"
+)
 WORKERS = 2
 N = 50
 SOURCES = 32  # all of them hash to one of two workers once in 2**31 runs
@@ -25,8 +28,10 @@ SOURCES = 32  # all of them hash to one of two workers once in 2**31 runs
 class Server:
     """The example, as a process, in a session of its own."""
 
-    def __init__(self, *options: str, least_life_s: float = 0.0) -> None:
-        script = SCRIPT.format(least_life_s)
+    def __init__(
+        self, *options: str, least_life_s: float = 0.0, patience_s: float = PATIENCE_S
+    ) -> None:
+        script = SCRIPT.format(least_life_s, patience_s)
         self.process = subprocess.Popen(
             [
                 sys.executable,
@@ -148,10 +153,68 @@ def test_a_worker_that_dies_at_once_ends_all() -> None:
         assert server.process.wait(PATIENCE_S) == 1
 
 
-def test_cores_are_taken_in_turn() -> None:
-    cores = sorted(os.sched_getaffinity(0))
+@pytest.mark.slow
+def test_a_worker_that_was_stopped_is_replaced_and_ended_all_the_same() -> None:
+    with Server(patience_s=2.0) as server, PlainPeer() as peer:
+        first = server.workers()
+        os.kill(first[0], signal.SIGSTOP)
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: len(server.workers()) == WORKERS and not set(first) & set(server.workers()))
+        peer.send(server.address, *numbers(N))
+        assert peer.collect(N) == numbers(N)
+        for worker in server.workers():
+            os.kill(worker, signal.SIGSTOP)
+        server.process.terminate()
+        assert len(server.counts()) == 1  # of the first two, the one that could tell it
+
+
+def cores_of(number: int) -> set[int]:
+    """Return the cores that are a worker's by their numbers."""
+    return {core for core in os.sched_getaffinity(0) if core % WORKERS == number}
+
+
+def test_by_cpu_a_worker_has_the_cores_of_its_number() -> None:
+    expected = [cores_of(number) for number in range(WORKERS)]
+    if set() in expected:
+        pytest.skip(f"needs a core for each of {WORKERS} workers by its number")
     with Server("--by=cpu") as server:
-        expected = [{cores[number % len(cores)]} for number in range(WORKERS)]
         until(lambda: [os.sched_getaffinity(pid) for pid in server.workers()] == expected)
         server.process.terminate()
         assert len(server.counts()) == WORKERS
+
+
+def test_by_hash_cores_are_taken_in_turn() -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    expected = [{cores[number % len(cores)]} for number in range(WORKERS)]
+    with Server() as server:
+        until(lambda: [os.sched_getaffinity(pid) for pid in server.workers()] == expected)
+        server.process.terminate()
+        assert len(server.counts()) == WORKERS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--by=cpu",), "--by cpu, 2 workers: shard {without} has none of the cores {core}: "),
+        (("--by=cup",), "by 'cup', must be 'cpu', 'hash' or 0 to 65526"),
+        (("--workers=0",), "--workers 0, at least 1"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(arguments: tuple[str], told: str) -> None:
+    cores = os.sched_getaffinity(0)
+    core = max(cores)
+    os.sched_setaffinity(0, {core})  # all cores but one are missing
+    try:
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "sharded.py"), HOST, "0", "--workers=2", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("sharded.py: error: " + told.format(core=core, without=1 - core % 2))

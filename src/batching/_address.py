@@ -42,15 +42,27 @@ class Sockaddr(NamedTuple):
 
     @property
     def is_group(self) -> bool:
-        """Tell whether it stands for several: multicast, or IPv4's broadcast."""
+        """Tell whether it is one of multicast."""
         if not self.is_ipv4:
             return self.host[0] == 0xFF  # RFC 4291 2.7
-        return 224 <= self.host[-4] < 240 or self.host[-4:] == b"\xff" * 4  # RFC 5771; RFC 919
+        return 224 <= self.host[-4] < 240  # RFC 5771
+
+    @property
+    def is_no_source(self) -> bool:
+        """Tell whether nothing is sent from it: it stands for several, or is a wildcard."""
+        if self.is_group or not any(self.host[-4:] if self.is_ipv4 else self.host):
+            return True
+        return self.is_ipv4 and self.host[-4:] == b"\xff" * 4  # RFC 919
 
     @property
     def is_link_local(self) -> bool:
-        """Tell whether it is one of IPv6 that means something on one link only."""
-        return len(self.host) == 16 and self.host[0] == 0xFE and self.host[1] & 0xC0 == 0x80
+        """Tell whether it is one of IPv6 that means something on one link only (RFC 4007 6)."""
+        if len(self.host) == 4:
+            return False
+        first, second = self.host[:2]
+        if first == 0xFF:  # a group's, on a link or an interface
+            return second & 0xF in (1, 2)
+        return first == 0xFE and second & 0xC0 == 0x80
 
 
 def parse_address(address: object, family: int, is_dual_stack: bool) -> Sockaddr:

@@ -46,6 +46,10 @@ IPV6_RECVERR: Final = 25
 IPV6_RECVPKTINFO: Final = 49
 IPV6_PKTINFO: Final = 50
 IPV6_RECVTCLASS: Final = 66
+MCAST_JOIN_GROUP: Final = 42
+MCAST_LEAVE_GROUP: Final = 45
+MCAST_JOIN_SOURCE_GROUP: Final = 46
+MCAST_LEAVE_SOURCE_GROUP: Final = 47
 IPV6_TCLASS: Final = int(getattr(socket, "IPV6_TCLASS", 67))
 
 # Plain numbers: the socket module's are enums, of which a single "&" costs 1 µs.

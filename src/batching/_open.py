@@ -46,6 +46,7 @@ def open_conn(
     family: int = socket.AF_UNSPEC,
     batch_size: int | None = None,
     reuse_port: bool = False,
+    reuse_addr: bool = False,
     gso: str = "auto",
     gro: str = "auto",
     max_segments: int | None = None,
@@ -70,6 +71,8 @@ def open_conn(
         batch_size: Buffers that one ``write_batch_to`` takes, 1 to 1024; by default
             BATCHING_BATCH_SIZE of the environment, or IDEAL_BATCH_SIZE.
         reuse_port: Share the port with others that set it too (SO_REUSEPORT).
+        reuse_addr: Likewise, for receivers of multicast, of which each gets everything
+            (SO_REUSEADDR).  What is sent to one host goes to one of them.
         gso: "auto" or "off": send trains as one packet.
         gro: "auto" or "off": receive trains as one packet.
         max_segments: Datagrams a train may have, 1 to 128; None: what the kernel takes.
@@ -115,7 +118,7 @@ def open_conn(
         _set_buffer(sock, socket.SO_RCVBUF, SO_RCVBUFFORCE, receive_buffer)
         _set_buffer(sock, socket.SO_SNDBUF, SO_SNDBUFFORCE, send_buffer)
         wishes.apply(sock)  # likewise
-        _bind(sock, local_addr, remote_addr, reuse_port)
+        _bind(sock, local_addr, remote_addr, reuse_port, reuse_addr)
         overflows = _enable_overflows(sock, rxq_overflows_metric_name)
         return Conn(sock, offload, size, overflows, wishes)
     except BaseException:
@@ -281,7 +284,11 @@ def _choose_family(family: int, *addresses: Address | None) -> int:
 
 
 def _bind(
-    sock: socket.socket, local: Address | None, remote: Address | None, reuse_port: bool
+    sock: socket.socket,
+    local: Address | None,
+    remote: Address | None,
+    reuse_port: bool,
+    reuse_addr: bool,
 ) -> None:
     family = int(sock.family)
     source = None if local is None else parse_address(local, family, is_dual_stack=True)
@@ -291,6 +298,8 @@ def _bind(
         if not hasattr(socket, "SO_REUSEPORT"):
             raise ValueError("reuse_port: this system has no SO_REUSEPORT")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if reuse_addr:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if source is not None:
         sock.bind(source.spell())
     elif remote is None:

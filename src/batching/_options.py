@@ -28,6 +28,7 @@ from ._kernel import (
     UDP_GRO,
     UDP_SEGMENT,
 )
+from ._multicast import Membership, set_sending
 from .packetconn import SocketConn
 
 if TYPE_CHECKING:
@@ -58,11 +59,11 @@ class Wishes:
         transport_errors: bool = False,
         path_mtu_discovery: str | None = None,
     ) -> None:
-        """Check them: ValueError for an unknown mode, and for any of them but on Linux."""
-        self.ecn = bool(ecn)
-        self.pktinfo = bool(pktinfo)
-        self.timestamps = bool(timestamps)
-        self.transport_errors = bool(transport_errors)
+        """Check them: TypeError, or ValueError for an unknown mode, or for any but on Linux."""
+        self.ecn = _check_switch("ecn", ecn)
+        self.pktinfo = _check_switch("pktinfo", pktinfo)
+        self.timestamps = _check_switch("timestamps", timestamps)
+        self.transport_errors = _check_switch("transport_errors", transport_errors)
         self.path_mtu_discovery = path_mtu_discovery
         if path_mtu_discovery is not None and path_mtu_discovery not in PATH_MTU_DISCOVERY:
             allowed = ", ".join(map(repr, PATH_MTU_DISCOVERY))
@@ -139,6 +140,61 @@ class OptionsConn(SocketConn):
                 sock.setsockopt(level, option, old & ~_ECN_BITS | ecn)
             self.note_traffic_class(sock)
 
+    def join_group(
+        self, group: str, interface: int | str | None = None, *, source: str | None = None
+    ) -> None:
+        """Receive what is sent to a multicast group, until ``leave_group`` or ``close``.
+
+        A socket that is bound to a wildcard may get, on its port, what others of this machine
+        have joined too: bind to the group for nothing else, or look at ``Segments.local_addr``.
+
+        Args:
+            group: A numeric host of 224.0.0.0/4 or ff00::/8.  On a dual-stack socket both.
+            interface: Where it is sent, an index or a name; None: as routes have it.
+            source: Only what this numeric host sends (source-specific multicast).
+
+        Raises:
+            TypeError, ValueError: No group, an unknown interface, a source of another family.
+            OSError: EADDRINUSE: joined already; ENODEV: no interface has a route to it;
+                ENOBUFS: too many (net.ipv4.igmp_max_memberships); EBADF: closed.
+        """
+        with self._open_waiter.descriptor as sock:
+            Membership.of(sock, group, interface, source).join(sock)
+
+    def leave_group(
+        self, group: str, interface: int | str | None = None, *, source: str | None = None
+    ) -> None:
+        """End what ``join_group`` began with the same arguments.
+
+        Raises:
+            TypeError, ValueError: As ``join_group``.
+            OSError: EADDRNOTAVAIL: not joined; EBADF: closed.
+        """
+        with self._open_waiter.descriptor as sock:
+            Membership.of(sock, group, interface, source).leave(sock)
+
+    def set_multicast(
+        self,
+        *,
+        loop: bool | None = None,
+        ttl: int | None = None,
+        interface: int | str | None = None,
+    ) -> None:
+        """Set how what is sent to multicast groups leaves, of both families; None: as it is.
+
+        Args:
+            loop: Whether it reaches this machine too; it does at first.
+            ttl: Hops that it may take, 0 to 255; 1 at first, which is the link.
+            interface: Where it leaves, an index or a name; else as routes have it.
+                ``Segments.interface`` and the scope of an IPv6 address win over it.
+
+        Raises:
+            TypeError, ValueError: ``ttl`` out of its limits, an unknown interface; nothing is set.
+            OSError: EBADF: closed.
+        """
+        with self._open_waiter.descriptor as sock:
+            set_sending(sock, loop=loop, ttl=ttl, interface=interface)
+
     def note_traffic_class(self, sock: socket.socket) -> None:
         """Tell the planner the DSCP that trains with a mark of their own keep."""
         classes = [sock.getsockopt(*option) for option in _traffic_class_options(sock)]
@@ -151,6 +207,12 @@ def check_ecn(ecn: int) -> None:
         raise TypeError(f"ecn must be int, not {type(ecn).__name__}")
     if not 0 <= ecn <= _ECN_BITS:
         raise ValueError(f"ecn {ecn}, must be 0 to {_ECN_BITS}")
+
+
+def _check_switch(name: str, value: bool) -> bool:
+    if not isinstance(value, bool):  # ecn=2 looks like a mark
+        raise TypeError(f"{name} must be bool, not {type(value).__name__}")
+    return value
 
 
 def set_both(sock: socket.socket, of_ipv4: int, of_ipv6: int, value: int) -> None:

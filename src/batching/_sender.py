@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 _PAUSES_S: Final = (0.001, 0.002, 0.004)  # when the device's queue is full (ENOBUFS)
 
 
+# A source that is not ours: EINVAL of IPv6, and, by kernel, ENETUNREACH or EINVAL of IPv4.
+_NO_WAY: Final = {errno.EINVAL, errno.ENETUNREACH, errno.ENODEV, errno.EADDRNOTAVAIL}
+
+
 class _Trial:
     """A train that failed and goes out singly: what that proves is yet to be seen."""
 
@@ -117,7 +121,7 @@ class Sender:
             if len(items) > WINDOW or (self._waiter.is_timed and self._waiter.is_late(POLLOUT)):
                 return self._send_windows(plan, items, peer, are_trains=True)
             if (error := plan.dispatch_segments(self._descriptor, items, peer)) >= 0:
-                return self._finish([plan], items, error=error)
+                return self._finish([plan], items, error=error, is_marked=to is None)
             return plan.datagrams_sent
         except BaseException:
             plan.release()
@@ -185,7 +189,7 @@ class Sender:
             for plan in plans:
                 plan.release()
             raise
-        return self._finish(plans, items if are_trains else None)
+        return self._finish(plans, items if are_trains else None, is_marked=peer is None)
 
     def _finish(
         self,
@@ -193,11 +197,12 @@ class Sender:
         segments: list[Segments] | None = None,
         disabled: list[int] | None = None,
         error: int = 0,
+        is_marked: bool = False,
     ) -> int:
         """Bring loaded plans to their end and release them; return how many datagrams went out.
 
         Or raise what the call has to tell.  An attempt at the first plan may have been made;
-        ``error`` is what it met.
+        ``error`` is what it met.  ``is_marked``: ``segments`` go as they ask for.
         """
         try:
             if self._descriptor.closed and not any(plan.position for plan in plans):
@@ -215,7 +220,7 @@ class Sender:
             sent = sum(plan.datagrams_sent for plan in plans)
             if has_failed or end:
                 rows = [row for plan in plans for row in plan.report()]
-                errors, unsent = _gather(rows, segments, end)
+                errors, unsent = _gather(rows, segments, end, is_marked)
                 raise send_error(end, sent, errors, unsent)
             return sent
         finally:
@@ -280,7 +285,10 @@ class Sender:
 
 
 def _gather(
-    rows: list[tuple[int, int, int, int]], segments: list[Segments] | None, end: int
+    rows: list[tuple[int, int, int, int]],
+    segments: list[Segments] | None,
+    end: int,
+    is_marked: bool,
 ) -> tuple[dict[int, OSError], list[int]]:
     """Make (errors, unsent) of what plans report as (item, first datagram, datagrams, errno)."""
     if segments is None:
@@ -296,10 +304,20 @@ def _gather(
         if len(parts) > 1 or parts[0][1] < total:
             errors[item] = _part_error(total, parts, end)
         elif code:
-            errors[item] = os_error(code)
+            errors[item] = os_error(code, _way_of(segments[item], code) if is_marked else "")
         else:
             unsent.append(item)
     return errors, unsent
+
+
+def _way_of(train: Segments, code: int) -> str:
+    """Say from where, and through what, a train was to go, if that may be why it did not."""
+    wished = []
+    if train.local_addr is not None:
+        wished.append(f"from {train.local_addr!r}")
+    if train._is_way_out:
+        wished.append(f"through interface {train.interface}")
+    return " ".join(wished) if code in _NO_WAY else ""
 
 
 def _datagrams_of(train: Segments) -> int:

@@ -21,6 +21,8 @@ class Datagram(NamedTuple):
     source: tuple[str, int]
     destination: tuple[str, int]
     payload: bytes
+    tos: int = 0
+    """DSCP and ECN."""
 
 
 def checksum(data: bytes) -> int:
@@ -48,10 +50,12 @@ def parse(packet: bytes) -> Datagram | None:
         assert not fragment & 0x3FFF, "a fragment"
         assert checksum(packet[:header]) == 0, "IPv4 header checksum"
         protocol, source, destination = packet[9], packet[12:16], packet[16:20]
+        tos = packet[1]
     else:
         header = 40
         assert struct.unpack_from("!4xH", packet)[0] == len(packet) - header
         protocol, source, destination = packet[6], packet[8:24], packet[24:40]
+        tos = int.from_bytes(packet[:2], "big") >> 4 & 0xFF
     if protocol != UDP:
         return None
     udp = packet[header:]
@@ -63,6 +67,7 @@ def parse(packet: bytes) -> Datagram | None:
         (str(ipaddress.ip_address(source)), source_port),
         (str(ipaddress.ip_address(destination)), destination_port),
         udp[8:],
+        tos,
     )
 
 
@@ -123,9 +128,11 @@ def noise(size: int, seed: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def build(source: tuple[str, int], destination: tuple[str, int], payload: bytes) -> bytes:
+def build(
+    source: tuple[str, int], destination: tuple[str, int], payload: bytes, tos: int = 0
+) -> bytes:
     """Return a packet, its checksums complete.  ``payload`` may be up to 65507 bytes."""
-    return _packet(source, destination, payload, is_partial=False)
+    return _packet(source, destination, payload, is_partial=False, tos=tos)
 
 
 def build_train(
@@ -145,7 +152,12 @@ def build_train(
 
 
 def _packet(
-    source: tuple[str, int], destination: tuple[str, int], payload: bytes, *, is_partial: bool
+    source: tuple[str, int],
+    destination: tuple[str, int],
+    payload: bytes,
+    *,
+    is_partial: bool,
+    tos: int = 0,
 ) -> bytes:
     own, peer = (ipaddress.ip_address(host).packed for host, _ in (source, destination))
     length = 8 + len(payload)
@@ -157,6 +169,7 @@ def _packet(
     if len(own) == 4:
         # Some kernels, 6.1.192 and 6.12.117 too, merge packets of one ID only if all have DF.
         id_and_df = 0x4000
-        header = struct.pack("!BBHIBBH4s4s", 0x45, 0, 20 + length, id_and_df, 64, UDP, 0, own, peer)
+        length += 20
+        header = struct.pack("!BBHIBBH4s4s", 0x45, tos, length, id_and_df, 64, UDP, 0, own, peer)
         return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + udp
-    return struct.pack("!IHBB16s16s", 6 << 28, length, UDP, 64, own, peer) + udp
+    return struct.pack("!IHBB16s16s", 6 << 28 | tos << 20, length, UDP, 64, own, peer) + udp

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport abort
 from libc.string cimport memcpy, memset
 
-from batching._mmsg.control cimport Control, read_control
+from batching._mmsg.control cimport Control, Metadata, read_control, read_metadata
 from batching._mmsg.linux cimport MSG_CTRUNC, MSG_TRUNC, SO_RXQ_OVFL, SOL_SOCKET, SOL_UDP, UDP_GRO, mmsghdr
 from batching._mmsg.slots cimport SLAB_SIZE, Arrival, Tally, next_length, read_arrival, take_one
 
@@ -56,6 +56,14 @@ cdef inline void check_control(const char *control, size_t n) noexcept nogil:
     expect(found.has_overflows == again.has_overflows and found.overflows == again.overflows)
 
 
+cdef inline void check_metadata(const char *control, size_t n) noexcept nogil:
+    # What it says is left to the twin, which must agree; here, that it may be believed.
+    cdef Metadata found = read_metadata(control, n)
+    expect(-1 <= found.ecn <= 3)
+    expect(found.timestamp_ns >= 0)
+    expect(found.has_local or found.interface == 0)
+
+
 cdef inline void check_arrival(Said *said, char *control, size_t n) noexcept nogil:
     # Taken one by one, a train's datagrams are all of its bytes, and none is beyond the slab.
     cdef mmsghdr header
@@ -86,5 +94,6 @@ cdef public int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) noexcept n
     if n >= sizeof(Said):
         memcpy(&said, data, sizeof(Said))
         check_control(<const char *>data + sizeof(Said), n - sizeof(Said))
+        check_metadata(<const char *>data + sizeof(Said), n - sizeof(Said))
         check_arrival(&said, <char *>data + sizeof(Said), n - sizeof(Said))
     return 0

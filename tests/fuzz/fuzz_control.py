@@ -2,7 +2,7 @@
 
 control_harness.pyx becomes a program of clang's, with libFuzzer, ASan and UBSan.  It starts
 from control bytes of this kernel; what it finds worth keeping stands in FOLDER/corpus, and
-is in the end read by both back ends' ``parse_control``, which must agree.
+is in the end read by both back ends' ``parse_control`` and ``parse_metadata``, which must agree.
 """
 
 from __future__ import annotations
@@ -20,14 +20,30 @@ from pathlib import Path
 from typing import Final
 
 from batching import Message, _mmsg, _portable, open_conn
-from batching._kernel import SO_RXQ_OVFL, SOL_UDP, UDP_GRO
+from batching._kernel import (
+    IP_PKTINFO,
+    IP_RECVTOS,
+    IP_TOS,
+    IPV6_PKTINFO,
+    IPV6_TCLASS,
+    SO_RXQ_OVFL,
+    SO_TIMESTAMPNS,
+    SOL_IP,
+    SOL_IPV6,
+    SOL_UDP,
+    UDP_GRO,
+)
 from loopback import ANY_PORT, PATIENCE_S, PlainPeer, needs_gso
 
 HERE: Final = Path(__file__).parent
 SOURCE: Final = HERE.parent.parent / "src"
 HEAD: Final = 8  # bytes of the harness before the control bytes
-_SO_TIMESTAMPNS: Final = 35  # include/uapi/asm-generic/socket.h
-_IP_PKTINFO: Final = 8  # include/uapi/linux/in.h
+_SWITCHES: Final = (
+    (SOL_IP, 0),
+    (socket.SOL_SOCKET, SO_TIMESTAMPNS),
+    (SOL_IP, IP_PKTINFO),
+    (SOL_IP, IP_RECVTOS),
+)
 _SPLICED: Final = (0, 1, 4, 15, 16, 17, 20, 24, 2**31, 2**32, 2**63, 2**64 - 8, 2**64 - 1)
 _CFLAGS: Final = ("-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
 
@@ -38,7 +54,7 @@ def real_controls() -> list[bytes]:
     with open_conn(ANY_PORT, receive_buffer=8192, rxq_overflows_metric_name="fuzz") as conn:
         conn.settimeout(PATIENCE_S)
         with PlainPeer() as peer, socket.socket(fileno=os.dup(conn.fileno())) as sock:
-            for level, option in ((0, 0), (socket.SOL_SOCKET, _SO_TIMESTAMPNS), (0, _IP_PKTINFO)):
+            for level, option in _SWITCHES:
                 if option:
                     sock.setsockopt(level, option, 1)
                 for _ in range(100):
@@ -58,7 +74,33 @@ def made_controls() -> list[bytes]:
     gro = struct.pack("@Niii", 20, SOL_UDP, UDP_GRO, 1400) + bytes(4)
     drops = struct.pack("@NiiI", 20, socket.SOL_SOCKET, SO_RXQ_OVFL, 2**32 - 1) + bytes(4)
     lengths = [struct.pack("@Nii", n % 2**64, 0, 0) + drops + gro for n in _SPLICED]
-    return [gro, drops, gro + drops, drops + gro, gro[:20], gro[:19], *lengths]
+    return [gro, drops, gro + drops, drops + gro, gro[:20], gro[:19], *lengths, *made_metadata()]
+
+
+def made_metadata() -> list[bytes]:
+    """Return marks, times and addresses, of which the last ones are at the edge."""
+
+    def cmsg(level: int, kind: int, data: bytes) -> bytes:
+        return struct.pack("@Nii", 16 + len(data), level, kind) + data + bytes(-len(data) % 8)
+
+    def time(seconds: int, nanoseconds: int) -> bytes:
+        data = struct.pack("@ll", seconds, nanoseconds)
+        return cmsg(socket.SOL_SOCKET, SO_TIMESTAMPNS, data)
+
+    mapped = bytes(10) + b"\xff\xff\x7f\0\0\1"
+    of_ipv4 = [
+        cmsg(SOL_IP, IP_PKTINFO, struct.pack("@i", index) + source + b"\x7f\0\0\1")
+        for index, source in ((1, b"\x7f\0\0\1"), (-1, b"\x0a\0\0\1"), (0, bytes(4)))
+    ]
+    of_ipv6 = [
+        cmsg(SOL_IPV6, IPV6_PKTINFO, host + struct.pack("=I", index))
+        for host, index in ((mapped, 1), (bytes(16), 0), (b"\xfe\x80" + mapped[2:], 2**32 - 1))
+    ]
+    marks = [cmsg(SOL_IP, IP_TOS, data) for data in (b"", b"\x03", b"\xb8\1\2\3")]
+    marks += [cmsg(SOL_IPV6, IPV6_TCLASS, struct.pack("=i", value)) for value in (2, -1, -(2**31))]
+    times = [time(*at) for at in ((1, 2), (2**62, 0), (-1, 0), (1, 10**9), (1, -1), (2**31, 0))]
+    pairs = [b + a for a in of_ipv4 for b in of_ipv6] + [a + b for a in of_ipv4 for b in of_ipv6]
+    return [*of_ipv4, *of_ipv6, *marks, *times, *pairs]
 
 
 def mutations(seeds: list[bytes], n: int, seed: int) -> Iterator[bytes]:
@@ -81,8 +123,12 @@ def mutations(seeds: list[bytes], n: int, seed: int) -> Iterator[bytes]:
 
 def disagreements(controls: Iterator[bytes]) -> list[bytes]:
     """Return the buffers of which the two back ends do not read the same."""
-    native, portable = _mmsg.parse_control, _portable.parse_control
-    return [control for control in controls if native(control) != portable(control)]
+    return [
+        control
+        for control in controls
+        if _mmsg.parse_control(control) != _portable.parse_control(control)
+        or _mmsg.parse_metadata(control) != _portable.parse_metadata(control)
+    ]
 
 
 def build(folder: Path, clang: str) -> Path:

@@ -8,7 +8,7 @@ The stubs beside the modules say what each method promises; _portable is its twi
 from .descriptor import Counters, Descriptor
 from .message import Message
 from .peers import Peer, Peers
-from .recv import RecvSlots, parse_control
+from .recv import RecvSlots, parse_control, parse_metadata
 from .segments import Segments
 from .send import WINDOW, SendPlan
 
@@ -23,4 +23,5 @@ __all__ = [
     "Segments",
     "SendPlan",
     "parse_control",
+    "parse_metadata",
 ]

@@ -16,6 +16,7 @@ cdef enum:
     # UDP_SEGMENT, a mark of 4 bytes, IPV6_PKTINFO: 24 + 24 + 40 where size_t has 8 bytes, less elsewhere.
     SEND_CONTROL_SIZE = 88
     ECN_BITS = 3
+    MAX_SECONDS = 0x7FFFFFFF  # of a time that is believed; in nanoseconds it fits in 63 bits
 
 cdef struct Control:
     int segment_size  # 0: not a merged train
@@ -23,7 +24,7 @@ cdef struct Control:
     uint32_t overflows
 
 cdef struct Metadata:  # what else came with a message
-    int traffic_class  # -1: not told
+    int ecn  # -1: not told
     int64_t timestamp_ns  # 0: not told
     int interface  # 0: not told
     bint has_local
@@ -90,17 +91,20 @@ cdef inline Metadata read_metadata(const char *control, size_t n) noexcept nogil
     cdef in_pktinfo info
     cdef in6_pktinfo info6
     cdef timespec time
+    cdef uint32_t traffic_class = 0
     memset(&found, 0, sizeof(found))
-    found.traffic_class = -1
+    found.ecn = -1
     data = next_data(control, n, &at, &header, &length)
     while data != NULL:
         if header.cmsg_level == SOL_IP and header.cmsg_type == IP_TOS and length >= 1:
-            found.traffic_class = (<const unsigned char *>data)[0]
+            found.ecn = data[0] & ECN_BITS
         elif header.cmsg_level == SOL_IPV6 and header.cmsg_type == IPV6_TCLASS and length == 4:
-            memcpy(&found.traffic_class, data, 4)
+            memcpy(&traffic_class, data, 4)
+            found.ecn = traffic_class & ECN_BITS
         elif header.cmsg_level == SOL_SOCKET and header.cmsg_type == SO_TIMESTAMPNS and length == sizeof(timespec):
             memcpy(&time, data, sizeof(time))
-            found.timestamp_ns = <int64_t>time.tv_sec * 1000000000 + time.tv_nsec
+            if 0 <= time.tv_sec <= MAX_SECONDS and 0 <= time.tv_nsec < 1000000000:
+                found.timestamp_ns = <int64_t>time.tv_sec * 1000000000 + time.tv_nsec
         elif header.cmsg_level == SOL_IP and header.cmsg_type == IP_PKTINFO and length == sizeof(in_pktinfo):
             memcpy(&info, data, sizeof(info))
             found.is_no_source = info.ipi_spec_dst.s_addr not in (0, info.ipi_addr.s_addr)

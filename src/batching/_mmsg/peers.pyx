@@ -9,11 +9,13 @@ from libc.string cimport memcmp, memcpy, memset
 
 from .control cimport Metadata
 from .linux cimport (
-    AF_INET, AF_INET6, IN6_IS_ADDR_LINKLOCAL, IN6_IS_ADDR_V4MAPPED, htonl, htons, inet_ntop, is_long, is_unicode, ntohl, ntohs,
-    raw_decref, raw_incref, sockaddr_in, sockaddr_in6, socklen_t,
+    AF_INET, AF_INET6, IN6_IS_ADDR_LINKLOCAL, IN6_IS_ADDR_V4MAPPED, htonl, htons, in6_addr, inet_ntop, is_long,
+    is_unicode, ntohl, ntohs, raw_decref, raw_incref, sockaddr_in, sockaddr_in6, socklen_t,
 )
 
 from .._address import parse_address
+
+cdef const char *NO_HOST = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
 
 
 @cython.final
@@ -158,7 +160,7 @@ cdef class Peers:
             is_ipv6 = self.family == AF_INET6 and not IN6_IS_ADDR_V4MAPPED(&name.sin6_addr)
             peer.state.max_bytes = 65535 - 8 if is_ipv6 else 65535 - 20 - 8
             peer.address = spell(name)
-            peer.is_no_source = is_group(name)
+            peer.is_no_source = is_no_source(name)
             while len(self.by_name) >= self.capacity:
                 self.forget_one()
             self.by_name[key] = peer
@@ -206,7 +208,7 @@ cdef class Peers:
             peer = self.hear(&name, sizeof(sockaddr_in))
         else:
             name.sin6_addr = found.local
-            if IN6_IS_ADDR_LINKLOCAL(&found.local):
+            if is_of_a_link(&found.local):
                 name.sin6_scope_id = found.interface
             peer = self.hear(&name, sizeof(sockaddr_in6))
         if found.is_no_source:
@@ -214,15 +216,22 @@ cdef class Peers:
         return peer.address
 
 
-cdef bint is_group(sockaddr_in6 *name):
+cdef bint is_no_source(sockaddr_in6 *name):
+    # A group's address, a broadcast, or a wildcard.
     cdef unsigned char *host = name.sin6_addr.s6_addr
     if name.sin6_family == AF_INET:
         host = <unsigned char *>&(<sockaddr_in *>name).sin_addr
     elif IN6_IS_ADDR_V4MAPPED(&name.sin6_addr):
         host += 12
     else:
-        return host[0] == 0xFF  # RFC 4291 2.7
-    return 224 <= host[0] < 240 or memcmp(host, b"\xff\xff\xff\xff", 4) == 0  # RFC 5771; RFC 919
+        return host[0] == 0xFF or memcmp(host, NO_HOST, 16) == 0  # RFC 4291 2.7, 2.5.2
+    # RFC 5771; RFC 919
+    return 224 <= host[0] < 240 or memcmp(host, b"\xff\xff\xff\xff", 4) == 0 or memcmp(host, NO_HOST, 4) == 0
+
+
+cdef inline bint is_of_a_link(in6_addr *host):
+    # RFC 4007 6: it means something on one link only, or, of groups, on one interface.
+    return IN6_IS_ADDR_LINKLOCAL(host) or (host.s6_addr[0] == 0xFF and host.s6_addr[1] & 0xF in (1, 2))
 
 
 cdef object spell(sockaddr_in6 *name):

@@ -44,3 +44,11 @@ def parse_control(control: Buffer) -> tuple[int, int]:
     Bytes from the kernel's own writing, yet read as if from the network: whatever
     stands in them, nothing is read past their end.
     """
+
+def parse_metadata(
+    control: Buffer,
+) -> tuple[int | None, int | None, int | None, bytes | None, bool]:
+    """Return (ecn, timestamp_ns, interface, local host, is it no source) found in control bytes.
+
+    None: not told.  Of IPv4 the host is v4-mapped.
+    """

@@ -9,7 +9,7 @@ from libc.errno cimport EAGAIN
 from libc.string cimport memcpy
 
 from .arrivals cimport Arrivals
-from .control cimport ECN_BITS, Control, Metadata, read_control, read_metadata
+from .control cimport Control, Metadata, read_control, read_metadata
 from .descriptor cimport Descriptor
 from .linux cimport (
     BATCHING_HAS_GIL, MSG_CTRUNC, MSG_TRUNC, POLLIN, batching_count, batching_pause_gc, batching_resume_gc, mmsghdr,
@@ -158,8 +158,7 @@ cdef class RecvSlots(Arrivals):
         # What came with it.
         cdef mmsghdr *header = &self.headers[self.current]
         cdef Metadata found = read_metadata(<const char *>header.msg_hdr.msg_control, header.msg_hdr.msg_controllen)
-        if found.traffic_class >= 0:
-            train.ecn_mark = found.traffic_class & ECN_BITS
+        train.ecn_mark = found.ecn
         train.received_ns = found.timestamp_ns
         if found.has_local:
             train.interface_index = found.interface
@@ -260,3 +259,15 @@ def parse_control(const unsigned char[::1] control not None):
     """Return (segment size of UDP_GRO or 0, SO_RXQ_OVFL or -1) found in control bytes."""
     cdef Control found = read_control(<const char *>&control[0] if control.shape[0] else NULL, control.shape[0])
     return found.segment_size, found.overflows if found.has_overflows else -1
+
+
+def parse_metadata(const unsigned char[::1] control not None):
+    """Return (ecn, timestamp_ns, interface, local host, is it no source) found in control bytes."""
+    cdef Metadata found = read_metadata(<const char *>&control[0] if control.shape[0] else NULL, control.shape[0])
+    return (
+        None if found.ecn < 0 else found.ecn,
+        found.timestamp_ns or None,
+        found.interface or None,
+        PyBytes_FromStringAndSize(<char *>&found.local, 16) if found.has_local else None,
+        found.is_no_source,
+    )

@@ -15,7 +15,7 @@ from .control cimport SEND_CONTROL_SIZE, put_segment_size
 from .linux cimport (
     MSG_DONTWAIT, iovec, mmsghdr, msghdr, sendmmsg, sendmsg, sendto, sockaddr_in6, socklen_t,
 )
-from .mark cimport Marks, put_mark
+from .mark cimport Marks, is_same, put_mark
 
 cdef struct PeerState:
     sockaddr_in6 name  # or a sockaddr_in; zeroed first, so that it compares as bytes
@@ -187,7 +187,7 @@ cdef inline void plan_peer(Plan *plan, PeerState *peer) noexcept nogil:
             add_run(plan, peer, item.mark, index, 0, datagrams_of(item.n_bytes, item.segment_size), False,
                     item.data, item.n_bytes, item.segment_size)
         else:
-            if (room == 0 or item.n_bytes == 0 or item.n_bytes > size or item.mark != train.mark
+            if (room == 0 or item.n_bytes == 0 or item.n_bytes > size or not is_same(&plan.marks, item.mark, train.mark)
                     or train.n_bytes + item.n_bytes > <size_t>peer.max_bytes):
                 train = open_train(plan, peer, item.mark)
                 size = item.n_bytes

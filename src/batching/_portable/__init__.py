@@ -14,7 +14,7 @@ so that a signal handler that raises never comes between a call and its record.
 
 from __future__ import annotations
 
-from .control import parse_control
+from .control import parse_control, parse_metadata
 from .counters import Counters
 from .descriptor import Descriptor
 from .message import Message
@@ -34,4 +34,5 @@ __all__ = [
     "Segments",
     "SendPlan",
     "parse_control",
+    "parse_metadata",
 ]

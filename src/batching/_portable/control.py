@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from .._address import MAPPED_PREFIX
 from .._kernel import (
     IP_PKTINFO,
     IP_TOS,
@@ -31,7 +32,14 @@ from .._kernel import (
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["Metadata", "find_fields", "find_metadata", "pack_control", "parse_control"]
+__all__ = [
+    "Metadata",
+    "find_fields",
+    "find_metadata",
+    "pack_control",
+    "parse_control",
+    "parse_metadata",
+]
 
 # struct cmsghdr: cmsg_len is a size_t on Linux and a socklen_t, of 4 bytes, on macOS.
 _HEADER: Final = struct.Struct("@Iii" if sys.platform == "darwin" else "@Nii")
@@ -42,6 +50,7 @@ IP_PKTINFO_FIELDS: Final = struct.Struct("@i4s4s")  # interface, the address to 
 IPV6_PKTINFO_FIELDS: Final = struct.Struct("@16si")  # to whom, or the source; interface
 _TIMESPEC: Final = struct.Struct("@ll")
 ECN_BITS: Final = 3
+_MAX_SECONDS: Final = 0x7FFFFFFF  # of a time that is believed; the twin's has 63 bits
 
 
 class Metadata(NamedTuple):
@@ -82,7 +91,8 @@ def find_metadata(control: Iterable[tuple[int, int, bytes]]) -> Metadata:
             ecn = _GRO_SIZE.unpack(data)[0] & ECN_BITS
         elif (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(data) == _TIMESPEC.size:
             seconds, nanoseconds = _TIMESPEC.unpack(data)
-            timestamp_ns = seconds * 1_000_000_000 + nanoseconds
+            if 0 <= seconds <= _MAX_SECONDS and 0 <= nanoseconds < 1_000_000_000:
+                timestamp_ns = seconds * 1_000_000_000 + nanoseconds
         elif (level, kind) == (SOL_IP, IP_PKTINFO) and len(data) == IP_PKTINFO_FIELDS.size:
             index, answers_from, host = IP_PKTINFO_FIELDS.unpack(data)
             is_no_source = answers_from not in (bytes(4), host)
@@ -100,6 +110,18 @@ def parse_control(control: Buffer) -> tuple[int, int]:
     stands in them, nothing is read past their end.
     """
     return find_fields(_walk(memoryview(control).tobytes()))
+
+
+def parse_metadata(
+    control: Buffer,
+) -> tuple[int | None, int | None, int | None, bytes | None, bool]:
+    """Return (ecn, timestamp_ns, interface, local host, is it no source) found in control bytes.
+
+    None: not told.  Of IPv4 the host is v4-mapped.  Bytes as ``parse_control``'s.
+    """
+    found = find_metadata(_walk(memoryview(control).tobytes()))
+    local = MAPPED_PREFIX + found.local if len(found.local) == 4 else found.local or None
+    return found.ecn, found.timestamp_ns, found.interface, local, found.is_no_source
 
 
 def pack_control(control: Iterable[tuple[int, int, bytes]]) -> bytes:

@@ -10,7 +10,15 @@ import struct
 from typing import Final, NamedTuple
 
 from .._address import Sockaddr
-from .._kernel import IP_PKTINFO, IP_TOS, IPV6_PKTINFO, IPV6_TCLASS, SOL_IP, SOL_IPV6
+from .._kernel import (
+    IP_PKTINFO,
+    IP_TOS,
+    IPV6_PKTINFO,
+    IPV6_TCLASS,
+    IS_LINUX,
+    SOL_IP,
+    SOL_IPV6,
+)
 from .control import ECN_BITS, IP_PKTINFO_FIELDS, IPV6_PKTINFO_FIELDS
 from .peers import Peers
 from .segments import Segments
@@ -52,6 +60,8 @@ def mark_of(train: Segments, peers: Peers) -> Mark | None:
     """Return what a train asks for, None where it is nothing."""
     if train.ecn is None and train.local_addr is None and not train._is_way_out:
         return None
+    if not IS_LINUX:
+        raise ValueError("local_addr, interface and ecn of what is sent need Linux")
     tos = tclass = source = None
     interface = 0
     if train.ecn is not None:

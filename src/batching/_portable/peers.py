@@ -54,8 +54,7 @@ class Peer:
         self._spellings: list[Address] = []
         self._is_connected = False
         self._is_used = False
-        # A group's address, or a broadcast: nothing is sent from it.
-        self._is_no_source = sockaddr.is_group
+        self._is_no_source = sockaddr.is_no_source  # a broadcast is known by what came to it
 
     def __repr__(self) -> str:
         return f"<Peer {self.address}, at most {self.max_segments} segments>"
