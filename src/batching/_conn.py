@@ -244,6 +244,25 @@ class Conn(OptionsConn):
             raise error.errors.get(0, error) from None
         return memoryview(data).nbytes
 
+    def disable_gso(self, addr: Address | None = None) -> None:
+        """Let no more trains go to ``addr``, for good: datagrams to it go out one by one.
+
+        For a program that has found its trains to be lost or mangled on the way, which the
+        kernel cannot know.  What the kernel itself refuses is found out without it, and
+        forgotten again.  A train that another thread has planned already may still go.
+        ``offload`` tells it; ``Stats.gso_fallbacks`` does not.
+
+        Args:
+            addr: A numeric address.  None: the connected one; if not connected, all.
+
+        Raises:
+            TypeError, ValueError: As ``send_batch``.  ValueError: 65536 addresses are
+                disabled already; one by one, no more are remembered.
+            OSError: EBADF: closed.
+        """
+        self._open_waiter.check_open()
+        self._peers.disable_gso(addr)
+
     # State
 
     def close(self) -> None:
@@ -254,7 +273,7 @@ class Conn(OptionsConn):
     @property
     def offload(self) -> Offload:
         """What the kernel does for this connection, and why not more."""
-        return self._offload
+        return self._offload.without_gso(self._peers.gso_disabled, self._peers.is_gso_disabled)
 
     @property
     def batch_size(self) -> int:
