@@ -71,8 +71,9 @@ def open_conn(
         batch_size: Buffers that one ``write_batch_to`` takes, 1 to 1024; by default
             BATCHING_BATCH_SIZE of the environment, or IDEAL_BATCH_SIZE.
         reuse_port: Share the port with others that set it too (SO_REUSEPORT).
-        reuse_addr: Likewise, for receivers of multicast, of which each gets everything
-            (SO_REUSEADDR).  What is sent to one host goes to one of them.
+        reuse_addr: Likewise, for receivers of multicast (SO_REUSEADDR): each gets what it has
+            joined, which others' SO_REUSEPORT does not warrant.  What is sent to one host
+            goes to one of them.
         gso: "auto" or "off": send trains as one packet.
         gro: "auto" or "off": receive trains as one packet.
         max_segments: Datagrams a train may have, 1 to 128; None: what the kernel takes.

@@ -168,7 +168,7 @@ class OptionsConn(SocketConn):
 
         Raises:
             TypeError, ValueError: As ``join_group``.
-            OSError: EADDRNOTAVAIL: not joined; EBADF: closed.
+            OSError: EADDRNOTAVAIL, of a source EINVAL too: not joined; EBADF: closed.
         """
         with self._open_waiter.descriptor as sock:
             Membership.of(sock, group, interface, source).leave(sock)

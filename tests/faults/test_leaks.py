@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import socket
 from collections.abc import Callable
 
 import pytest
 
-from batching import Conn, SendError, open_conn, try_upgrade_to_conn
+from batching import Conn, Segments, SendError, open_conn, try_upgrade_to_conn
 from holdings import Holdings, needs_mallinfo
 from loopback import ANY_PORT, PATIENCE_S, PlainPeer, messages, needs_linux
 
@@ -103,6 +104,27 @@ class Ways:
 def test_batches_leave_nothing_behind(conn: Conn, way: str, n: int) -> None:
     conn.settimeout(PATIENCE_S)
     assert_nothing_grows(getattr(Ways(conn), way), n)
+
+
+def test_trains_with_all_that_comes_beside_them_leave_nothing_behind() -> None:
+    with open_conn(("0.0.0.0", 0), ecn=True, pktinfo=True, timestamps=True) as conn:
+        conn.settimeout(PATIENCE_S)
+        port = conn.local_addr()[1]
+        hosts = itertools.cycle(f"127.0.1.{i}" for i in range(1, 30))
+        bad = Segments(b"x", 1, conn.local_addr(), local_addr=("x", 1))
+
+        def step() -> None:
+            to = (next(hosts), port)
+            trains = [Segments(MANY[:5000], 1000, to, ecn=i % 4) for i in range(3)]
+            conn.send_segments(trains)
+            trains = conn.recv_segments()
+            assert trains[0].local_addr == to
+            failing(lambda: conn.send_segments([*trains, bad]), ValueError)
+            trains[0].addr = to
+            assert conn.send_segments(trains[:1])
+            assert conn.recv_segments()[0].timestamp_ns
+
+        assert_nothing_grows(step, 5_000)
 
 
 def test_ever_new_senders_and_destinations_leave_nothing_behind(conn: Conn) -> None:

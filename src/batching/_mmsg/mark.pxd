@@ -57,7 +57,7 @@ cdef inline int add_mark(Marks *marks, const Mark *mark) except 0:
 
 cdef inline bint is_same(Marks *marks, int a, int b) noexcept nogil:
     # Numbers may differ of marks that stand far from each other.
-    return a == b or (a != 0 and b != 0 and memcmp(&marks.marks[a - 1], &marks.marks[b - 1], sizeof(Mark)) == 0)
+    return a != 0 and b != 0 and memcmp(&marks.marks[a - 1], &marks.marks[b - 1], sizeof(Mark)) == 0
 
 cdef inline size_t put_mark(char *buffer, Mark *mark, sockaddr_in6 *target) noexcept nogil:
     cdef size_t n = 0

@@ -58,7 +58,7 @@ cdef class SendPlan:
     def left(self):
         return self.plan.n_trains - self.position
 
-    cdef inline void add(self, Peer peer, int mark, char *memory, size_t n_bytes, size_t segment_size) noexcept:
+    cdef inline void add(self, Peer peer, char *memory, size_t n_bytes, size_t segment_size) noexcept:
         # begin() has made room for it.
         cdef int n = self.plan.n_items
         cdef Item *item = &self.plan.items[n]
@@ -66,7 +66,6 @@ cdef class SendPlan:
         item.n_bytes = n_bytes
         item.segment_size = segment_size
         item.peer = &peer.state
-        item.mark = mark
         if n == 0 or self.plan.items[n - 1].peer != item.peer:
             raw_incref(<PyObject *>peer)  # one reference for neighbours
         self.plan.n_items += 1
@@ -83,7 +82,7 @@ cdef class SendPlan:
             item = &self.plan.items[i]
             item.data = <char *>self.plan.iovecs[i].iov_base
             item.n_bytes = self.plan.iovecs[i].iov_len
-            item.segment_size = item.mark = 0
+            item.segment_size = 0
             item.peer = self.plan.only
         self.plan.only = NULL
 
@@ -187,7 +186,7 @@ cdef class SendPlan:
                 first, first_address = self.peers.find(<object>address), address
                 peer = <PyObject *>first
             lend(&self.lent, <object>PyTuple_GET_ITEM(<object>pair, 0), False, &memory, &n_bytes)
-            self.add(<Peer>peer, 0, memory, n_bytes, 0)
+            self.add(<Peer>peer, memory, n_bytes, 0)
             i[0] += 1
         return 0
 
@@ -247,7 +246,8 @@ cdef class SendPlan:
                 if n_bytes and n_bytes // size > 0x1FFFFFFF:
                     raise ValueError(f"{n_bytes // size} datagrams, at most {0x1FFFFFFF}")
                 mark = 0 if peer is not None else train.mark_in(&self.plan.marks, self.peers)
-                self.add(target, mark, memory, n_bytes, <size_t>size if n_bytes > <size_t>size else 0)
+                self.plan.items[i - start].mark = mark
+                self.add(target, memory, n_bytes, <size_t>size if n_bytes > <size_t>size else 0)
             return self.finish()
         except BaseException as error:
             self.let_go()

@@ -34,7 +34,7 @@ cdef struct Item:  # what was loaded: a datagram, or a run of them in one buffer
     size_t segment_size  # 0: a single datagram
     PeerState *peer
     int next_item  # of the same peer; -1: none
-    int mark  # its number from 1; 0: none
+    int mark  # its number from 1; 0: none; not set where the plan has no marks
 
 cdef struct Piece:  # datagrams of one item in one message; there is one iovec for each
     int item
@@ -175,8 +175,8 @@ cdef inline void add_run(Plan *plan, PeerState *peer, int mark, int item, int fi
         first += taken
         n -= taken
 
-cdef inline void plan_peer(Plan *plan, PeerState *peer) noexcept nogil:
-    cdef int index = peer.first_item, room = 0  # datagrams that the open train still takes
+cdef inline void plan_peer(Plan *plan, PeerState *peer, bint has_marks) noexcept nogil:
+    cdef int index = peer.first_item, mark = 0, room = 0  # datagrams that the open train still takes
     cdef size_t size = 0  # its segment size
     cdef Train *train = NULL
     cdef Item *item
@@ -184,12 +184,14 @@ cdef inline void plan_peer(Plan *plan, PeerState *peer) noexcept nogil:
         item = &plan.items[index]
         if item.segment_size:
             room = 0
-            add_run(plan, peer, item.mark, index, 0, datagrams_of(item.n_bytes, item.segment_size), False,
+            add_run(plan, peer, item.mark if has_marks else 0, index, 0, datagrams_of(item.n_bytes, item.segment_size), False,
                     item.data, item.n_bytes, item.segment_size)
         else:
-            if (room == 0 or item.n_bytes == 0 or item.n_bytes > size or not is_same(&plan.marks, item.mark, train.mark)
+            if (room == 0 or item.n_bytes == 0 or item.n_bytes > size
+                    or (has_marks and item.mark != mark and not is_same(&plan.marks, item.mark, mark))
                     or train.n_bytes + item.n_bytes > <size_t>peer.max_bytes):
-                train = open_train(plan, peer, item.mark)
+                mark = item.mark if has_marks else 0
+                train = open_train(plan, peer, mark)
                 size = item.n_bytes
                 room = segments_allowed(peer, size)
             else:
@@ -303,7 +305,10 @@ cdef inline bint plan_items(Plan *plan) noexcept nogil:
     if needed > 0x3FFFFFFF or not (reserve_pieces(plan, <int>needed) and reserve_trains(plan, <int>needed)):
         return False
     for i in range(n_peers):
-        plan_peer(plan, plan.peers[i])
+        if plan.marks.n:
+            plan_peer(plan, plan.peers[i], True)
+        else:
+            plan_peer(plan, plan.peers[i], False)
     lay_out(plan, 0)
     return True
 
