@@ -7,6 +7,7 @@ given, back to where it came from.  By hand and by ``send_segments`` trains pass
 from __future__ import annotations
 
 import itertools
+import operator
 import socket
 import sys
 from collections.abc import Callable
@@ -73,15 +74,15 @@ def _send_segments(size: int, count: int, to: Address | None) -> tuple[int, Step
 def _write_batch_to(size: int, count: int, to: Address | None) -> tuple[int, Step]:
     conn, out = _conns(count, to)
     slots = messages(size, count)
-    views = [memoryview(slot.buffers[0]) for slot in slots]
+    source_of = operator.attrgetter("addr")
 
     def step() -> None:
-        filled = zip(range(conn.read_batch(slots)), slots, views, strict=False)
+        filled = slots[: conn.read_batch(slots)]
         if to:
-            out.write_batch_to([view[: slot.n] for _, slot, view in filled], to)
+            out.write_batch_to([slot.data for slot in filled], to)
             return
-        for source, group in itertools.groupby(filled, lambda each: each[1].addr):
-            out.write_batch_to([view[: slot.n] for _, slot, view in group], source)
+        for source, group in itertools.groupby(filled, source_of):
+            out.write_batch_to([slot.data for slot in group], source)
 
     return conn.local_addr()[1], step
 

@@ -167,6 +167,26 @@ def test_loaded_buffer_cannot_be_resized_until_it_is_released(rig: Rig) -> None:
     two.append(1)
 
 
+def test_a_view_is_held_once_for_each_time_it_is_lent(rig: Rig) -> None:
+    memory = bytearray(b"12345678")
+    view, locked = memoryview(memory)[2:6], memoryview(memory).toreadonly()
+    for junk in (None, memoryview(bytes(8))[::2]):
+        with pytest.raises((TypeError, ValueError), match="buffer 2"):
+            rig.plan.load_to([view, view, junk], rig.address)
+    with pytest.raises(ValueError, match=r"buffer 1.*(read-only|writable)"):
+        rig.plan.load_to([view, locked], rig.address, 2, b"ab")
+    rig.plan.load_to([view, locked, view.cast("B", [2, 2])], rig.address)
+    with pytest.raises(BufferError):
+        memory.clear()
+    assert rig.plan.dispatch_to(rig.tx, [view, view, locked], rig.address) == -1
+    assert [rig.sink.recv(99) for _ in range(3)] == [b"3456", b"3456", b"12345678"]
+    for held in (view, locked):  # SystemError if it was let go of more often than lent
+        held.release()
+    with pytest.raises(ValueError, match=r"buffer 0.*released"):
+        rig.plan.load_to([view], rig.address)
+    memory.clear()
+
+
 def test_what_a_train_shows_is_held_though_the_train_lets_go_of_it(rig: Rig) -> None:
     class Fickle(Segments):
         """Shows new bytes each time, which nobody else keeps."""

@@ -242,6 +242,38 @@ def test_a_new_message_is_empty() -> None:
     assert "n=0" in repr(msg)
 
 
+class Subclass(bytearray):
+    pass
+
+
+@pytest.mark.parametrize("n", [0, 1, 4, 8, 9, 99, -1, -99])
+@pytest.mark.parametrize("kind", [bytearray, Subclass, lambda data: memoryview(bytearray(data))])
+def test_data_are_a_slice_of_the_buffer(kind: Any, n: int) -> None:
+    buffer = kind(b"12345678")
+    msg = Message(buffers=[buffer])
+    msg.n = n
+    expected, data = memoryview(buffer)[:n], msg.data
+    assert data == expected
+    assert data.tobytes() == expected.tobytes()
+    assert data[1:].tobytes() == expected[1:].tobytes()
+    assert data.tolist() == expected.tolist()
+    names = ("nbytes", "shape", "strides", "format", "ndim", "readonly", "c_contiguous", "obj")
+    assert [getattr(data, name) for name in names] == [getattr(expected, name) for name in names]
+    assert (len(msg.data), len(memoryview(buffer))) == (len(expected), 8)
+
+
+def test_data_hold_the_buffer_until_they_are_released() -> None:
+    buffer = bytearray(b"12345678")
+    msg = Message(buffers=[buffer])
+    msg.n = 3
+    with msg.data as data, pytest.raises(BufferError):
+        buffer.clear()
+    with pytest.raises(ValueError, match="released"):
+        data.tobytes()
+    buffer.clear()
+    assert msg.data.tobytes() == b""
+
+
 def test_min_control_message_size_holds_every_option() -> None:
     words = [4, 4, 4]  # UDP_GRO, SO_RXQ_OVFL, a mark
     others = [16, 12, 20]  # a timespec, in_pktinfo and in6_pktinfo: IPv4 over IPv6 has both

@@ -16,7 +16,16 @@ from typing import Any
 import pytest
 
 from batching import Segments, open_conn
-from loopback import ANY_PORT, PATIENCE_S, PlainPeer, needs_linux, needs_whole_trains, start, until
+from loopback import (
+    ANY_PORT,
+    PATIENCE_S,
+    PlainPeer,
+    messages,
+    needs_linux,
+    needs_whole_trains,
+    start,
+    until,
+)
 from seam_rig import A, B, C, Rig
 
 pytestmark = pytest.mark.kernel
@@ -154,35 +163,62 @@ def test_room_that_few_calls_need_is_given_back(rig: Rig) -> None:
 # fetch
 
 
+def into(rig: Rig, sleeps: bool = False) -> Any:
+    """Call fetch_into, and answer as the other ways of fetching do."""
+    msgs = [rig.backend.Message([bytearray(64)], bytearray(64)) for _ in range(9)]
+    found = rig.slots.fetch_into(rig.rx, msgs, sleeps)
+    return msgs[:found] if found > 0 else -found
+
+
+FETCHES = [
+    pytest.param(lambda rig, **how: rig.slots.fetch(rig.rx, **how), id="fetch"),
+    pytest.param(lambda rig, **how: rig.slots.fetch_segments(rig.rx, **how), id="fetch_segments"),
+    pytest.param(into, id="fetch_into"),
+]
+each_fetch = pytest.mark.parametrize("fetch", FETCHES)
+
+
 def test_fetch_takes_what_one_attempt_brings(rig: Rig) -> None:
     sender = rig.source.getsockname()
-    for fetch in (rig.slots.fetch, rig.slots.fetch_segments):
-        assert fetch(rig.rx) == errno.EAGAIN
     rig.send(b"1", b"2", b"3")
     assert rig.slots.fetch(rig.rx, 2) == [(b"1", sender), (b"2", sender)]
     rig.send(b"4")
     assert rig.slots.fetch(rig.rx) == [(b"3", sender)]
     (train,) = rig.slots.fetch_segments(rig.rx)
     assert (train.tolist(), train.addr) == ([b"4"], sender)
-    assert rig.slots.fetch(rig.rx) == errno.EAGAIN
+    rig.send(b"5")
+    (msg,) = into(rig)
+    assert (bytes(msg.data), msg.addr) == (b"5", sender)
+
+
+@each_fetch
+def test_fetch_tells_an_errno(rig: Rig, fetch: Any) -> None:
+    assert fetch(rig) == errno.EAGAIN
     rig.rx.close()
-    for fetch in (rig.slots.fetch, rig.slots.fetch_segments):
-        assert fetch(rig.rx) == errno.EBADF
+    assert fetch(rig) == errno.EBADF
+
+
+def test_messages_are_checked_before_a_fetch_sleeps(rig: Rig) -> None:
+    rig.rx.patience_s = PATIENCE_S
+    before = rig.counters.snapshot()["recv_calls"]
+    with pytest.raises(TypeError, match="message 0"):
+        rig.slots.fetch_into(rig.rx, ["unfit"], True)
+    assert rig.counters.snapshot()["recv_calls"] == before + 1
 
 
 @needs_whole_trains
-def test_fetch_tells_of_a_loss_and_leaves_the_rest_pending(backend: Any) -> None:
+@each_fetch
+def test_fetch_tells_of_a_loss_and_leaves_the_rest_pending(backend: Any, fetch: Any) -> None:
     with contextlib.closing(Rig(backend, gro=True, control_size=8)) as rig:
-        for fetch in (rig.slots.fetch, rig.slots.fetch_segments):
-            rig.train(b"aabb", 2)
-            rig.send(b"whole")
-            rig.rx.patience_s = PATIENCE_S
-            assert fetch(rig.rx, sleeps=True) == errno.EBADMSG
-            assert rig.slots.pending == 1
-            assert len(fetch(rig.rx)) == 1
+        rig.train(b"aabb", 2)
+        rig.send(b"whole")
+        rig.rx.patience_s = PATIENCE_S
+        assert fetch(rig, sleeps=True) == errno.EBADMSG
+        assert rig.slots.pending == 1
+        assert len(fetch(rig)) == 1
 
 
-@pytest.mark.parametrize("name", ["fetch", "fetch_segments"])
+@each_fetch
 @pytest.mark.parametrize(
     ("wake", "expected"),
     [
@@ -192,28 +228,26 @@ def test_fetch_tells_of_a_loss_and_leaves_the_rest_pending(backend: Any) -> None
     ],
     ids=["data", "kick", "close"],
 )
-def test_a_sleeping_fetch_wakes(rig: Rig, name: str, wake: Any, expected: int | None) -> None:
-    fetch = getattr(rig.slots, name)
+def test_a_sleeping_fetch_wakes(rig: Rig, fetch: Any, wake: Any, expected: int | None) -> None:
     before = rig.counters.snapshot()["recv_calls"]
     rig.rx.patience_s = PATIENCE_S
-    waiting: Future[Any] = start(lambda: fetch(rig.rx, sleeps=True))
+    waiting: Future[Any] = start(lambda: fetch(rig, sleeps=True))
     until(lambda: rig.counters.snapshot()["recv_calls"] > before)  # then it holds its ticket
     wake(rig)
     found = waiting.result(PATIENCE_S / 2)
     assert found == expected if expected else len(found) == 1
 
 
-def test_a_fetch_sleeps_once_and_no_longer_than_it_may(rig: Rig) -> None:
-    for fetch in (rig.slots.fetch, rig.slots.fetch_segments):
-        before = rig.counters.snapshot()["recv_calls"]
-        rig.rx.patience_s = 0.001
-        assert fetch(rig.rx, sleeps=True) == errno.EAGAIN
-        assert rig.counters.snapshot()["recv_calls"] == before + 2
-        assert fetch(rig.rx) == errno.EAGAIN
-        assert rig.counters.snapshot()["recv_calls"] == before + 3
-        rig.rx.patience_s = 0.0
-        assert fetch(rig.rx, sleeps=True) == errno.EAGAIN
-        assert rig.counters.snapshot()["recv_calls"] == before + 4
+@each_fetch
+def test_a_fetch_sleeps_once_and_no_longer_than_it_may(rig: Rig, fetch: Any) -> None:
+    rig.rx.patience_s = 0.001
+    assert fetch(rig, sleeps=True) == errno.EAGAIN
+    assert rig.counters.snapshot()["recv_calls"] == 2
+    assert fetch(rig) == errno.EAGAIN
+    assert rig.counters.snapshot()["recv_calls"] == 3
+    rig.rx.patience_s = 0.0
+    assert fetch(rig, sleeps=True) == errno.EAGAIN
+    assert rig.counters.snapshot()["recv_calls"] == 4
 
 
 class Interrupted(Exception):
@@ -221,8 +255,16 @@ class Interrupted(Exception):
 
 
 @needs_linux
-@pytest.mark.parametrize("name", ["recv_batch", "recv_segments"])
-def test_what_wakes_a_sleeper_is_there_after_a_handler_that_raises(name: str) -> None:
+@pytest.mark.parametrize(
+    "receive",
+    [
+        lambda conn: conn.recv_batch(),
+        lambda conn: conn.recv_segments(),
+        lambda conn: conn.read_batch(messages(1)),
+    ],
+    ids=["recv_batch", "recv_segments", "read_batch"],
+)
+def test_what_wakes_a_sleeper_is_there_after_a_handler_that_raises(receive: Any) -> None:
     # The signal comes to another thread, so it does not end the sleep; the datagram does.
     def handler(_number: int, _frame: FrameType | None) -> None:
         raise Interrupted
@@ -237,7 +279,7 @@ def test_what_wakes_a_sleeper_is_there_after_a_handler_that_raises(name: str) ->
         with open_conn(ANY_PORT) as conn, PlainPeer() as peer:
             interrupting = start(interrupt)
             with pytest.raises(Interrupted):
-                getattr(conn, name)()
+                receive(conn)
             interrupting.result(PATIENCE_S)
             conn.settimeout(PATIENCE_S)
             assert [data for data, _ in conn.recv_batch()] == [b"data"]

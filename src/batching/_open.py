@@ -29,7 +29,7 @@ __all__ = ["IDEAL_BATCH_SIZE", "min_control_message_size", "open_conn", "try_upg
 IDEAL_BATCH_SIZE: Final = 128
 """Datagrams: what a batch holds at best, and by default ``write_batch_to`` at most."""
 
-_IDEAL_BUFFER: Final = 7 << 20  # bytes, as the original asks for
+IDEAL_BUFFER: Final = 7 << 20  # bytes, as the original asks for
 _MAX_BUFFER: Final = 0x3FFFFFFF  # the kernel keeps twice the number in an int
 _P = TypeVar("_P")
 
@@ -202,11 +202,10 @@ def is_udp(sock: socket.socket) -> bool:
 
 
 def share_socket(sock: socket.socket) -> Conn:
-    """Return a non-blocking Conn over a UDP socket that its owner goes on to use.
+    """Return a Conn over a non-blocking UDP socket that its owner goes on to use.
 
     Either of the two may close it, and the other then must not use it any more.
     """
-    sock.setblocking(False)
     conn = Conn(sock, _negotiate(sock, "auto", "auto", None), MAX_MESSAGES, None)
     try:
         if conn.offload.gro:
@@ -310,7 +309,7 @@ def _bind(
 
 
 def _set_buffer(sock: socket.socket, option: int, forced: int, n_bytes: int | None) -> None:
-    wanted = _IDEAL_BUFFER if n_bytes is None else n_bytes
+    wanted = IDEAL_BUFFER if n_bytes is None else n_bytes
     if IS_LINUX:
         with contextlib.suppress(OSError):  # EPERM, or a sandbox that knows no such option
             sock.setsockopt(socket.SOL_SOCKET, forced, wanted)

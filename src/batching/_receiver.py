@@ -105,12 +105,16 @@ class Receiver:
             raise ValueError(f"flags {flags:#x}, may be MSG_DONTWAIT and MSG_WAITFORONE")
         if len(msgs) == 0:
             return 0
-        slots = self.slots
+        slots, waiter = self.slots, self._waiter
+        is_nonblocking = bool(flags & MSG_DONTWAIT)
+        found = 0
         try:
-            while True:
-                self._await_datagrams(msgs, bool(flags & MSG_DONTWAIT))
-                if n := slots.take_into(msgs):
-                    return n
+            if not waiter.is_timed and self._counter is None:
+                found = slots.fetch_into(self._descriptor, msgs, not is_nonblocking)
+            while found <= 0:
+                self._await_datagrams(msgs, is_nonblocking, -found)
+                found = slots.take_into(msgs)
+            return found
         finally:
             if slots.has_pending:
                 self._descriptor.kick()

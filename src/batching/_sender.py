@@ -14,6 +14,7 @@ Rule 3: a single datagram fails: it is reported, and the rest goes on.
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,7 +87,7 @@ class Sender:
         self._waiter = waiter
         self._descriptor = waiter.descriptor
         self._counters = counters
-        self._plans: list[SendPlan] = []
+        self._plans: deque[SendPlan] = deque()  # a list gives its memory back with its last item
         self._learnt = self.lessons.learnt  # at hand: every call asks whether there is anything
 
     def send(self, datagrams: Iterable[tuple[Buffer, Address | None]]) -> int:

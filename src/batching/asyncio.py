@@ -104,14 +104,33 @@ async def create_datagram_endpoint(
     return made
 
 
-class _LoopView:
+class _Wrapped:
+    """A loop of whatever kind, with the names of its state that CPython's own code asks for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = self.wrapped = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    @property
+    def _debug(self) -> bool:
+        return self._loop.get_debug()
+
+    @property
+    def _thread_id(self) -> int | None:
+        """The present thread if the loop runs in it."""
+        return threading.get_ident() if asyncio._get_running_loop() is self._loop else None
+
+
+class _LoopView(_Wrapped):
     """A loop under the names that CPython's transports call it by.
 
     What a loop of another kind has in public is given under those; the rest is its own.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = self.wrapped = loop
+        super().__init__(loop)
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._selector = selectors.SelectSelector()  # an empty one: a transport's repr looks in it
         self._remove_reader = loop.remove_reader
@@ -134,20 +153,8 @@ class _LoopView:
                 remove(fd)
                 add(fd, callback)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loop, name)
 
-    @property
-    def _debug(self) -> bool:
-        return self._loop.get_debug()
-
-    @property
-    def _thread_id(self) -> int | None:
-        """The present thread if the loop runs in it."""
-        return threading.get_ident() if asyncio._get_running_loop() is self._loop else None
-
-
-class _Endpoints(_LoopView):
+class _Endpoints(_Wrapped):
     """What ``BaseEventLoop.create_datagram_endpoint`` takes for its loop."""
 
     _ensure_resolved = asyncio.BaseEventLoop._ensure_resolved  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from batching import Conn, Segments, UDPConn, listen_udp, open_conn
+from batching._backend import NAME
 from boundaries import NEVER, SIGNAL, Boundaries
 from boundaries import boundaries as boundaries
 from loopback import ANY_PORT, PATIENCE_S, PlainPeer, messages, start, start_reader
@@ -147,7 +148,9 @@ def test_a_handler_that_raises_while_receiving(
         has_lost = left != NUMBERS
     if IS_STEADY:
         assert chosen >= 5
-        assert has_lost  # else the signal did not come where it hurts
+        # Else the signal did not come where it hurts.  The native core looks for signals before
+        # it takes, and read_batch calls nothing after that.
+        assert has_lost != (call is read_batch and NAME == "native")
 
 
 @each_call(SENDING, "send_segments")

@@ -23,6 +23,7 @@ cdef class Arrivals:
     cdef bint has_metadata  # options are on that tell of trains
     cdef uint16_t port  # ours
     cdef int max_slots, n_slots  # allowed, and in use now
+    cdef int n_copied  # slots that COPIED bytes take, by the last call's messages
     cdef int n_lone  # calls in a row that brought one message,
     cdef int n_alone  # and so, calls to come that ask for no more
     cdef int n_arrived, current  # of the last call's messages: how many, and the first not yet taken whole
@@ -33,8 +34,8 @@ cdef class Arrivals:
 
     cdef void acquire(self) noexcept
     cdef void free_slabs(self, int first) noexcept
-    cdef int try_once(self, Descriptor descriptor, int *pending) except -1
-    cdef int ask(self, Descriptor descriptor) noexcept
+    cdef int try_once(self, Descriptor descriptor, int most, int *pending) except -1
+    cdef int ask(self, Descriptor descriptor, int most) noexcept
     cdef bint prepare(self, int n) noexcept
     cdef int read_arrivals(self, int received, int asked) noexcept
     cdef void adapt(self, int received, size_t n_bytes) noexcept

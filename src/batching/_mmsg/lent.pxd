@@ -1,7 +1,8 @@
 # Memory of the users' buffers that is lent to the kernel.
 #
-# Rule 1: of bytes and bytearrays whoever borrows holds the object itself, and a bytearray is
-# pinned, so that it cannot be resized; anything else is held by its view.
+# Rule 1: of bytes, bytearrays and memoryviews whoever borrows holds the object itself; a bytearray
+# is pinned, so that it cannot be resized, and a memoryview, so that it cannot be released.
+# Anything else is held by its view.
 # Rule 2: all is taken back at one time.  Both may run the objects' own code.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -11,7 +12,8 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from .linux cimport (
-    BATCHING_HAS_GIL, batching_pin, batching_unpin, is_bytearray, raw_bytearray_data, raw_bytearray_size,
+    BATCHING_HAS_GIL, batching_pin, batching_unpin, is_bytearray, is_open_view, raw_bytearray_data, raw_bytearray_size,
+    raw_view,
 )
 
 cdef enum:
@@ -20,7 +22,7 @@ cdef enum:
 cdef struct Lent:
     Py_buffer *views
     int n_views, views_capacity
-    PyObject **pinned  # bytearrays, whose memory is to be had without a view
+    PyObject **pinned  # bytearrays and memoryviews, whose memory is to be had without a view
     int n_pinned, pinned_capacity
 
 
@@ -64,6 +66,11 @@ cdef inline int lend(Lent *lent, object data, bint is_writable, char **memory, s
         pin(lent, <PyObject *>data)
         memory[0] = raw_bytearray_data(<PyObject *>data)
         n_bytes[0] = raw_bytearray_size(<PyObject *>data)
+        return 0
+    if BATCHING_HAS_GIL and is_open_view(<PyObject *>data, is_writable):
+        pin(lent, <PyObject *>data)
+        memory[0] = <char *>raw_view(<PyObject *>data).buf
+        n_bytes[0] = raw_view(<PyObject *>data).len
         return 0
     return export(lent, data, is_writable, memory, n_bytes)
 

@@ -29,9 +29,19 @@ cdef extern from *:
     #define batching_stolen(o) (o)
     /* Of a list that nobody else has seen, and whose items from n on are NULL: it cannot fail. */
     #define batching_shorten(l, n) Py_SET_SIZE((PyVarObject *)(l), (n))
-    /* What bytearray's own getbuffer and releasebuffer do beside counting references; with the GIL held. */
-    #define batching_pin(o) ((void)((PyByteArrayObject *)(o))->ob_exports++)
-    #define batching_unpin(o) ((void)((PyByteArrayObject *)(o))->ob_exports--)
+    /* What getbuffer and releasebuffer of bytearrays and of memoryviews do beside counting references; with the GIL. */
+    #define batching_exports(o) (*(PyByteArray_CheckExact(o) ? &((PyByteArrayObject *)(o))->ob_exports \
+                                                             : &((PyMemoryViewObject *)(o))->exports))
+    #define batching_pin(o) ((void)batching_exports(o)++)
+    #define batching_unpin(o) ((void)batching_exports(o)--)
+    #define batching_view(o) ((PyMemoryViewObject *)(o))
+    /* A memoryview that exports what it shows without a word: C-contiguous, and, of its other flags, not released. */
+    #define batching_is_open(o, is_writable) (PyMemoryView_Check(o) \
+        && (batching_view(o)->flags & ~_Py_MEMORYVIEW_FORTRAN) == _Py_MEMORYVIEW_C \
+        && !(batching_view(o)->mbuf->flags & _Py_MANAGED_BUFFER_RELEASED) \
+        && !((is_writable) && batching_view(o)->view.readonly))
+    /* What slicing does to the view that it has made; this one is of bytes, of one dimension and nobody else's. */
+    #define batching_cut(o, n) ((void)(batching_view(o)->view.len = batching_view(o)->view.shape[0] = (n)))
     #ifdef Py_GIL_DISABLED
     #define BATCHING_HAS_GIL 0
     #else
@@ -45,8 +55,10 @@ cdef extern from *:
     int batching_pause_gc() noexcept
     void batching_resume_gc(int was) noexcept
     bint BATCHING_HAS_GIL
-    void batching_pin(PyObject *bytearray) noexcept
-    void batching_unpin(PyObject *bytearray) noexcept
+    void batching_pin(PyObject *buffer) noexcept
+    void batching_unpin(PyObject *buffer) noexcept
+    bint is_open_view "batching_is_open"(PyObject *o, bint is_writable) noexcept
+    void cut_view "batching_cut"(object view, Py_ssize_t n) noexcept
     void raw_list_shorten "batching_shorten"(PyObject *l, Py_ssize_t n) noexcept
     object stolen "batching_stolen"(PyObject *reference)  # hand a reference over to Cython
 
@@ -63,6 +75,7 @@ cdef extern from "Python.h":
     char *raw_bytearray_data "PyByteArray_AS_STRING"(PyObject *o) noexcept
     Py_ssize_t raw_bytearray_size "PyByteArray_GET_SIZE"(PyObject *o) noexcept
     bint is_bytearray "PyByteArray_CheckExact"(PyObject *o) noexcept
+    Py_buffer *raw_view "PyMemoryView_GET_BUFFER"(PyObject *o) noexcept
     bint is_unicode "PyUnicode_CheckExact"(object o) noexcept
     bint is_long "PyLong_CheckExact"(object o) noexcept
 

@@ -2,9 +2,10 @@
 
 cimport cython
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 
-from .linux cimport raw_bytearray_size
+from .linux cimport cut_view, is_bytearray, raw_bytearray_size, raw_view
 
 
 @cython.final
@@ -40,7 +41,13 @@ cdef class Message:
     @property
     def data(self):
         """The n bytes received, in buffers[0]; not a copy."""
-        return memoryview(self.buffers[0]).cast("B")[:self.n]
+        cdef object buffer = self.buffers[0]
+        cdef object view = PyMemoryView_FromObject(buffer)
+        cdef int n = self.n
+        if is_bytearray(<PyObject *>buffer) and 0 <= n <= raw_view(<PyObject *>view).len:
+            cut_view(view, n)  # it is new and ours: slicing would make another
+            return view
+        return view.cast("B")[:n]
 
     def __repr__(self):
         return f"<Message n={self.n} nn={self.nn} flags={self.flags:#x} addr={self.addr!r}>"

@@ -29,6 +29,13 @@ class RecvSlots(Arrivals):
         """
     def fetch_segments(self, descriptor: Descriptor, sleeps: bool = False) -> list[Segments] | int:
         """As ``fetch``, of ``take_segments``."""
+    def fetch_into(
+        self, descriptor: Descriptor, msgs: Sequence[Message], sleeps: bool = False
+    ) -> int:
+        """As ``fetch``, of ``take_into``; an errno is returned negative.
+
+        ``msgs`` are checked before a sleep.
+        """
     def take(self, limit: int = 0) -> list[tuple[bytes, Address]]:
         """Return pending datagrams, ``limit`` at most (0: all)."""
     def take_segments(self) -> list[Segments]:

@@ -19,7 +19,7 @@ from .linux cimport (
 from .message cimport Message, Target, is_ready, locate_data, locate_oob
 from .segments cimport Segments
 from .slab cimport Slab
-from .slots cimport Arrival, Slot, next_length, take_one
+from .slots cimport MAX_SLOTS, Arrival, Slot, next_length, take_one
 
 cdef enum:
     COPY_BELOW = 4096  # a kept view of a small train shall not pin a slab of 64 KiB
@@ -38,18 +38,25 @@ cdef class RecvSlots(Arrivals):
         cdef int failure = self.look(descriptor, sleeps)
         return failure if failure else self.take_segments()
 
-    cdef int look(self, Descriptor descriptor, bint sleeps) except -1:
-        # An attempt, and, where there was nothing, another after a sleep.
-        cdef int pending = 0, failure = self.try_once(descriptor, &pending)
+    def fetch_into(self, Descriptor descriptor not None, msgs, bint sleeps=False):
+        cdef int failure = self.look(descriptor, sleeps, msgs)
+        return -failure if failure else self.take_into(msgs)
+
+    cdef int look(self, Descriptor descriptor, bint sleeps, msgs=None) except -1:
+        # An attempt, and, where there was nothing, another after a sleep, before which msgs are checked.
+        cdef int pending = 0, most = MAX_SLOTS if msgs is None else self.n_copied
+        cdef int failure = self.try_once(descriptor, most, &pending)
         # Patience is read after the ticket was taken: who changes it kicks then.
         if failure == EAGAIN and sleeps and descriptor.patience_s > 0:
+            if msgs is not None:
+                self.check(msgs)
             descriptor.sleep(POLLIN, descriptor.patience_s, self.ticket)
-            failure = self.try_once(descriptor, &pending)
+            failure = self.try_once(descriptor, most, &pending)
         # A signal's handler that raises shall find what came still pending.
         PyErr_CheckSignals()
         return failure
 
-    def take(self, int limit=0):
+    cpdef take(self, int limit=0):
         cdef int was_collecting, n, taken = 0
         cdef PyObject *out = NULL
         self.acquire()
@@ -107,7 +114,7 @@ cdef class RecvSlots(Arrivals):
             i += 1
         return i - start
 
-    def take_segments(self):
+    cpdef take_segments(self):
         cdef int was_collecting, room = 0, n = 0
         cdef PyObject *out = NULL
         self.acquire()
@@ -165,7 +172,7 @@ cdef class RecvSlots(Arrivals):
             train.local_addr = self.peers.heard_at(&found, self.port)
         return 0
 
-    def check(self, msgs):
+    cpdef check(self, msgs):
         self.prepare_messages(list(msgs))
 
     cdef int prepare_messages(self, list msgs) except -1:
@@ -185,7 +192,7 @@ cdef class RecvSlots(Arrivals):
             raise ValueError(f"message {i}: {error}") from None
         return 0
 
-    def take_into(self, msgs):
+    cpdef int take_into(self, msgs) except -1:
         # The user's own list serves where nobody can change it meanwhile.
         cdef list items = msgs if BATCHING_HAS_GIL and type(msgs) is list else list(msgs)
         cdef list replaced = []  # what a Message held; let go of after the lock, it may be anything

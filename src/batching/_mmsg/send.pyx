@@ -123,7 +123,7 @@ cdef class SendPlan:
         trim_lent(&self.lent, KEPT)
         return 0
 
-    def load(self, list datagrams not None, int start=0):
+    cpdef int load(self, list datagrams, int start=0) except -1:
         cdef int i = start, stop = min(<int>len(datagrams), start + WINDOW_)
         self.begin(datagrams, start, stop)
         try:
@@ -190,7 +190,7 @@ cdef class SendPlan:
             i[0] += 1
         return 0
 
-    def load_to(self, buffers, address, Py_ssize_t offset=0, bytes header=None):
+    cpdef load_to(self, buffers, address, Py_ssize_t offset=0, bytes header=None):
         self.let_go()
         cdef list items = list(buffers)
         cdef int i = 0, n = <int>len(items)
@@ -224,7 +224,7 @@ cdef class SendPlan:
             self.let_go()
             raise indexed("buffer", i, error)
 
-    def load_segments(self, list segments not None, int start=0, Peer peer=None):
+    cpdef int load_segments(self, list segments, int start=0, Peer peer=None) except -1:
         cdef int mark, i = start, stop = min(<int>len(segments), start + WINDOW_)
         cdef char *memory = NULL
         cdef size_t n_bytes = 0

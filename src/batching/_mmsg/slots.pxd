@@ -20,6 +20,7 @@ cdef enum:
     LONE_CALLS = 8  # in a row that brought one message: then recvmsg, the quicker one for one,
     PATIENCE_ALONE = 16  # is called so often before several are asked for again
     CACHED = 262144  # bytes: what a call brings should still be in the cache when it is taken
+    COPIED = 131072  # bytes: the same, where the buffers that it is copied into are in the cache as well
     PATIENCE = 64  # calls in a row that used a quarter of the slots or less, then there are half as many
 
 cdef struct Arrival:  # a message as it came

@@ -141,10 +141,23 @@ class RecvSlots:
         """As ``fetch``, of ``take_segments``."""
         return self._look(descriptor, sleeps) or self.take_segments()
 
-    def _look(self, descriptor: Descriptor, sleeps: bool) -> int:
+    def fetch_into(
+        self, descriptor: Descriptor, msgs: Sequence[Message], sleeps: bool = False
+    ) -> int:
+        """As ``fetch``, of ``take_into``; an errno is returned negative.
+
+        ``msgs`` are checked before a sleep.
+        """
+        return -self._look(descriptor, sleeps, msgs) or self.take_into(msgs)
+
+    def _look(
+        self, descriptor: Descriptor, sleeps: bool, msgs: Sequence[Message] | None = None
+    ) -> int:
         _, failure = self.attempt(descriptor)
         # Patience is read after the ticket was taken: who changes it kicks then.
         if failure in WOULD_BLOCK and sleeps and descriptor.patience_s > 0:
+            if msgs is not None:
+                self.check(msgs)
             descriptor.wait(POLLIN, descriptor.patience_s, self.ticket)
             _, failure = self.attempt(descriptor)
         return failure

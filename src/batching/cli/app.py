@@ -11,6 +11,8 @@ from typer.core import TyperGroup
 import batching
 
 from .bench import HELP, bench
+from .probe.command import HELP as PROBE_HELP
+from .probe.command import SERVE_HELP, probe, serve
 
 # typer brings a copy of click since 0.24 and used the real one before; its public
 # exception leads to the base classes of whichever it is.
@@ -35,6 +37,13 @@ class _OneLine(TyperGroup):
             sys.exit(1)
         sys.exit(status if isinstance(status, int) else 0)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Take two words for one command where they are, as in ``probe serve``."""
+        two = " ".join(args[:2])
+        if two in self.commands and len(args) > 1:
+            return two, self.commands[two], args[2:]
+        return super().resolve_command(ctx, args)
+
 
 def _line(error: Any) -> str:
     """Return what is wrong and what is allowed, on one line."""
@@ -49,7 +58,9 @@ def _line(error: Any) -> str:
         options = [name for param in ctx.command.params for name in param.opts]
         message += f"; options: {', '.join(options)}, --help"
     elif message.startswith("got unexpected extra argument"):
-        message += f"; {ctx.command_path} takes options only, see {ctx.command_path} --help"
+        arguments = [p.metavar for p in ctx.command.params if p.param_type_name == "argument"]
+        takes = " and ".join([*arguments, "options"])
+        message += f"; {ctx.command_path} takes {takes} only, see {ctx.command_path} --help"
     return f"{ctx.command_path}: {message}"
 
 
@@ -61,6 +72,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(help=HELP)(bench)
+app.command(help=PROBE_HELP)(probe)
+app.command("probe serve", help=SERVE_HELP)(serve)
 
 
 def _version(asked: bool) -> None:
@@ -85,6 +98,7 @@ def root(
 
       batching bench
       batching bench --size 1200 --json result.json
+      batching probe
       batching bench --help
     """
     if ctx.invoked_subcommand is None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +15,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .arguments import between, writable
+from .console import open_console
 from .contenders import CONTENDERS, Contender
 from .machine import Machine, pair_of_cpus, usable_cpus
 from .measure import Bench, RunError, Settings
-from .report import WIDTH, Report, Row
+from .report import Report, Row
 
 __all__ = ["HELP", "bench"]
 
@@ -38,48 +39,20 @@ _MAX_SIZE = 65535 - 20 - 8  # IPv4 total length less IP and UDP headers
 _MAX_BATCH = 1024  # what sendmmsg takes in one call
 
 
-def _between(low: float, high: float, kind: Callable[[str], float]) -> Callable[[str], float]:
-    """Return a parser of numbers from ``low`` to ``high`` whose errors tell both."""
-    what = "a whole number" if kind is int else "a number"
-
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:  # nan is never between
-            raise typer.BadParameter(f"{text}, must be {what} from {low} to {high}")
-        return value
-
-    return parse
-
-
-def _writable(path: Path | None) -> Path | None:
-    """Refuse a path that cannot be written before anything is measured."""
-    if path is not None:
-        if path.is_dir():
-            raise typer.BadParameter(f"{path} is a directory, must be a file")
-        if not path.absolute().parent.is_dir():
-            raise typer.BadParameter(f"{path.parent} is no directory, must be one")
-        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-            raise typer.BadParameter(f"{path} may not be written")
-    return path
-
-
 def _plottable(path: Path | None) -> Path | None:
     if path is not None:
         if path.suffix.lower() != ".png":
             raise typer.BadParameter(f"{path}, must end in .png")
         if importlib.util.find_spec("matplotlib") is None:
             raise typer.BadParameter('needs matplotlib: pip install "udp-batching[cli]"')
-    return _writable(path)
+    return writable(path)
 
 
 def bench(
     size: Annotated[
         list[int] | None,
         typer.Option(
-            parser=_between(1, _MAX_SIZE, int),
+            parser=between(1, _MAX_SIZE, int),
             metavar="BYTES",
             help=f"Bytes a datagram, 1 to {_MAX_SIZE}; may be repeated. Without it: 64 and 1400.",
         ),
@@ -87,7 +60,7 @@ def bench(
     duration: Annotated[
         float,
         typer.Option(
-            parser=_between(0.02, 60, float),
+            parser=between(0.02, 60, float),
             metavar="SECONDS",
             help="Measured for each row, all rounds together, 0.02 to 60.",
         ),
@@ -95,7 +68,7 @@ def bench(
     batch: Annotated[
         int,
         typer.Option(
-            parser=_between(1, _MAX_BATCH, int),
+            parser=between(1, _MAX_BATCH, int),
             metavar="N",
             help=f"Datagrams a batch, 1 to {_MAX_BATCH}.",
         ),
@@ -103,7 +76,7 @@ def bench(
     rounds: Annotated[
         int,
         typer.Option(
-            parser=_between(1, 100, int),
+            parser=between(1, 100, int),
             metavar="N",
             help="Rounds, 1 to 100; the table shows medians.",
         ),
@@ -116,7 +89,7 @@ def bench(
     ] = True,
     json: Annotated[
         Path | None,
-        typer.Option(callback=_writable, metavar="FILE", help="Write all that was measured."),
+        typer.Option(callback=writable, metavar="FILE", help="Write all that was measured."),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -141,7 +114,7 @@ def bench(
     report = Report([*machine.header(), setting], [row for _, row in plan])
     with _interrupts(runner):
         _measure(runner, plan, rounds)
-    report.print(_console(), finished_only=runner.stopped)
+    report.print(open_console(), finished_only=runner.stopped)
     facts: dict[str, object] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.as_dict(),
@@ -167,13 +140,6 @@ def bench(
         raise typer.Exit(130)  # 128 + SIGINT
     if any(row.error for row in report.rows):
         raise typer.Exit(1)
-
-
-def _console() -> Console:
-    console = Console()
-    if not console.is_terminal or console.width > WIDTH:
-        console = Console(width=WIDTH)
-    return console
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -15,9 +14,7 @@ from rich.text import Text
 from .contenders import Direction
 from .measure import Sample
 
-__all__ = ["WIDTH", "Report", "Row"]
-
-WIDTH: Final = 100  # columns
+__all__ = ["Report", "Row"]
 
 
 @dataclass(slots=True)
