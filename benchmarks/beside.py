@@ -1,4 +1,4 @@
-"""One datagram a call: a ``Conn`` beside the plain socket, in one process, block by block."""
+"""A ``Conn`` beside the plain socket, or another one, in one process, block by block."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from statistics import median
 from outcomes import Outcome
 from process import Process, python
 from throughput import SIZES, Setup
+
+TRAINS = 32  # what is queued at a time: 2 MB
 
 
 def single(setup: Setup) -> list[Outcome]:
@@ -59,6 +61,27 @@ def latency(setup: Setup) -> list[Outcome]:
                 detail={
                     "us": median(pair["ours"] for pair in pairs) / 1000,
                     "plain": median(pair["plain"] for pair in pairs) / 1000,
+                },
+            )
+        )
+    return outcomes
+
+
+def metadata(setup: Setup) -> list[Outcome]:
+    outcomes = []
+    for size in SIZES:
+        script = python("metadata.py", size, 8 * setup.rounds + 1, TRAINS)
+        with Process(script, setup.cores[0]) as process:
+            pairs = process.answer()["pairs"]
+        outcomes.append(
+            Outcome(
+                f"{size} B: recv_segments, everything told / nothing, CPU, queue filled",
+                [pair["on"] / pair["off"] for pair in pairs],
+                at_most=1.1 if size == SIZES[0] else None,
+                less_is_better=True,
+                detail={
+                    "ns a datagram": median(pair["on"] for pair in pairs),
+                    "nothing": median(pair["off"] for pair in pairs),
                 },
             )
         )

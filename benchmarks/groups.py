@@ -50,6 +50,7 @@ GROUPS: dict[str, Group] = {
     "relay": relays.relay,
     "single": beside.single,
     "latency": beside.latency,
+    "metadata": beside.metadata,
     "memory": footprint.memory,
     "import": footprint.startup,
     "asyncio-receive": each_size(event_loops.receive),

@@ -35,6 +35,7 @@ TITLES = {
     "paths": "Longer paths",
     "relay": "A relay of Geneve flows",
     "single": "One datagram a call, beside a plain socket",
+    "metadata": "Received with all that comes beside the payload, and without",
     "latency": "Ping-pong, beside a plain socket",
     "memory": "Memory",
     "import": "Import",

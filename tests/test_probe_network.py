@@ -34,14 +34,14 @@ def net() -> Iterator[Link]:
         yield made
 
 
-def probe(net: Link, host: str) -> dict[str, Finding]:
+def probe(net: Link, host: str, asked: str = "") -> dict[str, Finding]:
     """Probe from left to a server on the right; return the findings by name."""
-    with net.right, contextlib.closing(open_conn((host, 0))) as conn:
+    with net.right, contextlib.closing(open_conn((host, 0), pktinfo=True)) as conn:
         server = Server(conn, lambda _: None)
         running = start(server.run)
         try:
             with net.left:
-                findings, _, _ = look_at_path(host, conn.local_addr()[1], 0.5)
+                findings, _, _ = look_at_path(asked or host, conn.local_addr()[1], 0.5)
         finally:
             server.stop()
             running.result(PATIENCE_S)
@@ -76,6 +76,12 @@ def test_a_path_over_veth_is_ok(net: Link, host: str, offloads: tuple[str, ...])
     assert findings["host"].facts["server_max_segments"] in (64, 128)
     for name in ("datagrams out", "datagrams back"):
         assert findings[name].facts["plain"]["sent"] > 1000  # type: ignore[index]
+
+
+def test_a_server_at_all_addresses_answers_from_the_one_that_was_asked(net: Link) -> None:
+    net.right.ip("addr add 10.9.0.3/24 dev v1")
+    findings = probe(net, "::", "10.9.0.3")
+    assert (findings["host"].state, findings["datagrams back"].state) == ("ok", "ok")
 
 
 def test_a_device_without_checksums_is_slow(net: Link) -> None:

@@ -14,6 +14,7 @@ pytest.importorskip("rich", reason='needs pip install "udp-batching[cli]"')
 
 import mangler
 from batching import open_conn
+from batching.cli.probe import client as client_module
 from batching.cli.probe.client import Client, NoAnswerError, Result
 from batching.cli.probe.finding import Finding
 from batching.cli.probe.server import Server
@@ -62,11 +63,17 @@ def run(address: tuple[Any, ...], duration_s: float, receive_buffer: int | None 
     return client.result
 
 
-def run_through(harm: Harm, direction: str, duration_s: float = 3) -> Result:
+def run_through(harm: Harm, direction: str, duration_s: float = PATIENCE_S) -> Result:
     """Test a path on which something is harmed in one direction, or in "both"."""
     out, back = (harm if direction in (way, "both") else leave for way in ("out", "back"))
     with serving() as (_, address), mangler.mangler(address, out, back) as middle:
         return run(middle, duration_s=duration_s)
+
+
+@pytest.fixture
+def soon_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all shapes go once, and those in doubt as long as it takes, on a slow machine too."""
+    monkeypatch.setattr(client_module, "_ALL_FOR", 0.0)
 
 
 def broken(findings: list[Finding]) -> list[str]:
@@ -107,9 +114,11 @@ def test_a_path_that_harms_nothing_is_ok(host: str) -> None:
         ],
     ],
 )
-def test_the_shape_that_is_mangled_is_named_and_no_other(harm: str, direction: str) -> None:
+def test_the_shape_that_is_mangled_is_named_and_no_other(
+    soon_in_doubt: None, harm: str, direction: str
+) -> None:
     shape = Shape(1200, 16, 601)
-    result = run_through(to_shape(*shape, getattr(mangler, harm)), direction, duration_s=1)
+    result = run_through(to_shape(*shape, getattr(mangler, harm)), direction)
     (finding,) = [each for each in judge(result) if each.state == "broken"]
     assert finding.name == f"{direction}: 16 x 1200 B, short tail"
     assert HARMS[harm] in finding.found
@@ -119,7 +128,7 @@ def test_the_shape_that_is_mangled_is_named_and_no_other(harm: str, direction: s
 
 @needs_whole_trains
 @pytest.mark.slow
-def test_a_mangled_shape_is_found_on_a_path_that_loses_as_well() -> None:
+def test_a_mangled_shape_is_found_on_a_path_that_loses_as_well(soon_in_doubt: None) -> None:
     lose, mangle = mangler.lose_every(30), to_shape(*SHAPES[2], mangler.drop)
     result = run_through(lambda train: [e for part in mangle(train) for e in lose(part)], "out")
     assert broken(judge(result)) == [f"out: {SHAPES[2]}"]

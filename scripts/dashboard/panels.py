@@ -179,6 +179,13 @@ SECTIONS: Final = {
             ),
         ),
         Panel(
+            "Errors of the network lost",
+            "Errors of the network a second (transport_errors=True) that made room for newer ones,"
+            " as nobody asked for them in time.",
+            "eps",
+            (Query(rate("transport_errors_lost_total")),),
+        ),
+        Panel(
             "Drop events by name",
             "The same as the kernel tells it beside received datagrams (SO_RXQ_OVFL), of"
             " connections that were given a rxq_overflows_metric_name.",

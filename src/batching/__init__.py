@@ -17,6 +17,7 @@ Names of the Go original (tailscale.com/net/batching) have PEP 8 spelling:
 from ._backend import Message
 from ._conn import Conn
 from ._errors import SendBlocked, SendError, SendTimeout, UDPGSODisabledError
+from ._errqueue import TransportError
 from ._open import IDEAL_BATCH_SIZE, min_control_message_size, open_conn, try_upgrade_to_conn
 from ._steering import steer
 from .geneve import (
@@ -48,6 +49,7 @@ __all__ = [
     "SendError",
     "SendTimeout",
     "Stats",
+    "TransportError",
     "UDPConn",
     "UDPGSODisabledError",
     "VirtualNetworkID",

@@ -34,6 +34,7 @@ COUNTERS: Final = {
     "recv_truncated": "Messages received that were cut because they did not fit (MSG_TRUNC)",
     "recv_control_truncated": "Messages received whose control bytes were cut (MSG_CTRUNC)",
     "recv_queue_drops": "Messages that found no room in the receive queue; a train counts as one",
+    "transport_errors_lost": "Errors of the network that nobody asked for before newer ones came",
     "send_calls": "System calls made to send",
     "send_messages": "Messages that the kernel accepted: trains and single datagrams",
     "send_trains": "Messages of more than one datagram that the kernel accepted (GSO)",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from ._address import Address
 from ._backend import Counters, Message, Peers, RecvSlots
 from ._errors import SendError, UDPGSODisabledError
+from ._errqueue import TransportError
 from ._kernel import drop_events
 from ._options import OptionsConn, Wishes
 from ._receiver import Receiver
@@ -65,6 +66,8 @@ class Conn(OptionsConn):
         drops_before = drop_events(sock) or 0  # of a socket taken over
         waiter = Waiter(sock)
         try:
+            if wishes is not None and wishes.transport_errors:
+                waiter.collect_errors()
             self._counters = Counters()
             peers = Peers(int(sock.family), is_dual_stack(sock), offload.max_segments)
             with contextlib.suppress(OSError):  # ENOTCONN
@@ -163,6 +166,23 @@ class Conn(OptionsConn):
         Who polls ``fileno()`` reads until it is 0 first: the kernel knows nothing of them.
         """
         return self._receiver.slots.pending
+
+    def recv_transport_errors(self) -> list[TransportError]:
+        """Return what the network said of datagrams that did not arrive, the oldest first.
+
+        Each once; at most 256 wait, ``Stats.transport_errors_lost`` counts what made room.
+        Never waits.
+
+        Raises:
+            ValueError: It was opened without ``transport_errors``.
+            OSError: EBADF: closed.
+        """
+        waiter = self._open_waiter
+        if waiter.errors is None:
+            raise ValueError("transport errors are not collected: open_conn(transport_errors=True)")
+        waiter.check_open()
+        waiter.drain_errors()
+        return waiter.errors.take()
 
     # Sending
 
@@ -287,6 +307,7 @@ class Conn(OptionsConn):
         return stats_of(
             self._counters.snapshot(),
             recv_queue_drops=self._receiver.drops.total,
+            transport_errors_lost=errors.lost if (errors := self._open_waiter.errors) else 0,
             gso_fallbacks=FrozenDict(self._sender.lessons.fallbacks),
         )
 

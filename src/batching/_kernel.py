@@ -74,6 +74,32 @@ SEGMENT_TOO_LARGE: Final = frozenset({errno.EMSGSIZE})
 # Would block.  EAGAIN and EWOULDBLOCK are one on Linux; other systems may differ.
 WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
 
+# What the kernel makes of ICMP (icmp_err_convert in net/ipv4/icmp.c, icmpv6_err_convert in
+# net/ipv6/icmp.c): the pending errors of a socket, which any call may meet.
+NETWORK_ERRORS: Final = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EACCES",
+        "ECONNREFUSED",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "EMSGSIZE",
+        "ENETUNREACH",
+        "ENONET",
+        "ENOPROTOOPT",
+        "EOPNOTSUPP",
+        "EPROTO",
+    )
+    if hasattr(errno, name)  # not everywhere
+)
+# Of these, what no route and no limit of this machine gives: it is always another's.
+ONLY_FROM_NETWORK: Final = NETWORK_ERRORS - {
+    errno.EACCES,
+    errno.EHOSTUNREACH,
+    errno.EMSGSIZE,
+    errno.ENETUNREACH,
+}
+
 _max_segments = 0  # not yet measured
 
 

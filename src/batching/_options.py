@@ -29,9 +29,11 @@ from ._kernel import (
     UDP_SEGMENT,
 )
 from ._multicast import Membership, set_sending
+from ._path_mtu import path_mtu
 from .packetconn import SocketConn
 
 if TYPE_CHECKING:
+    from ._address import Address
     from ._backend import Peers
 
 __all__ = ["PATH_MTU_DISCOVERY", "OptionsConn", "Wishes", "check_ecn"]
@@ -139,6 +141,26 @@ class OptionsConn(SocketConn):
                 old = sock.getsockopt(level, option)
                 sock.setsockopt(level, option, old & ~_ECN_BITS | ecn)
             self.note_traffic_class(sock)
+
+    def path_mtu(self, addr: Address | None = None) -> int:
+        """Return the bytes that a packet to ``addr`` may have, as far as the kernel knows now.
+
+        The data of a datagram may have 28 less over IPv4, 48 less over IPv6.  It is the MTU
+        of the device, or of the route, until a router has told of a lower one; that is
+        forgotten after 10 minutes.  Of an address that is not the connected one a socket in
+        the network namespace of the calling thread asks, which lives as long as the call.
+
+        Args:
+            addr: None: the connected one.
+
+        Raises:
+            TypeError, ValueError: As ``send_batch``; not on Linux.
+            OSError: The kernel's refusal, for example ENETUNREACH; EBADF: closed.
+        """
+        if not IS_LINUX:
+            raise ValueError("path_mtu: needs Linux")
+        with self._open_waiter.descriptor as sock:
+            return path_mtu(sock, self._peers.get(addr).address)
 
     def join_group(
         self, group: str, interface: int | str | None = None, *, source: str | None = None

@@ -4,6 +4,8 @@ Rule 1: what is pending in user space goes first; the kernel is asked only when 
 Rule 2: no lock is held while waiting.  A reader that leaves datagrams behind, because it
 wanted no more or because it failed, wakes the others: the kernel, which they poll, knows
 nothing of those.
+Rule 3: where errors of the network are collected (transport_errors), receiving raises none:
+it empties the error queue and goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Final
 from ._address import Address
 from ._backend import Message, RecvSlots
 from ._errors import os_error, shut_down, timed_out
-from ._kernel import MSG_DONTWAIT, MSG_WAITFORONE, WOULD_BLOCK
+from ._kernel import MSG_DONTWAIT, MSG_WAITFORONE, NETWORK_ERRORS, WOULD_BLOCK
 from ._waiter import IDLE_S, POLLIN, Waiter, renew_after_fork
 from .metrics import Counter, KernelCounter
 from .segments import Segments
@@ -80,7 +82,9 @@ class Receiver:
         found = self.slots.fetch(self._descriptor)
         if not isinstance(found, int):
             return found
-        if found not in WOULD_BLOCK:
+        if found in WOULD_BLOCK:
+            self._waiter.is_shut_down()  # the caller polls: unread errors would not let it rest
+        else:
             self._raise_for(found)
         return self.slots.take()  # what came beside a message that was lost
 
@@ -151,6 +155,7 @@ class Receiver:
                 slots.check(msgs)
             if error in WOULD_BLOCK:
                 if is_nonblocking:
+                    waiter.drain_errors()
                     raise os_error(errno.EAGAIN)
                 if has_slept and waiter.is_shut_down():
                     raise shut_down()
@@ -171,7 +176,9 @@ class Receiver:
         elif error == errno.ESHUTDOWN:
             raise shut_down()
         elif error and error != errno.EINTR and error not in WOULD_BLOCK:
-            raise os_error(error)
+            if self._waiter.errors is None or error not in NETWORK_ERRORS:
+                raise os_error(error)
+            self._waiter.drain_errors()
 
     def _log_loss(self) -> None:
         now = self._waiter.clock()

@@ -9,6 +9,9 @@ If one of its full length goes out, GSO was at fault, and the errno says what th
 destination is to be spared (_lessons); if all fail the same way it was not, and nothing is
 remembered.
 Rule 3: a single datagram fails: it is reported, and the rest goes on.
+Rule 4: where errors of the network are collected (transport_errors), what fails may have met
+the error of another datagram: the error queue is emptied and the same message tried again,
+before rules 2 and 3.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ._backend import WINDOW, Counters, Peer, Peers, SendPlan
 from ._errors import SendError, os_error, send_error
-from ._kernel import WOULD_BLOCK
+from ._kernel import NETWORK_ERRORS, ONLY_FROM_NETWORK, WOULD_BLOCK
 from ._lessons import Lessons, lesson_of
+from ._sender_outcome import Datagrams, Outcome, Outgoing, ToOne, Trains
 from ._waiter import POLLOUT, Waiter
 from .segments import Segments
 
@@ -31,10 +35,8 @@ if TYPE_CHECKING:
     from ._address import Address
 
 _PAUSES_S: Final = (0.001, 0.002, 0.004)  # when the device's queue is full (ENOBUFS)
-
-
-# A source that is not ours: EINVAL of IPv6, and, by kernel, ENETUNREACH or EINVAL of IPv4.
-_NO_WAY: Final = {errno.EINVAL, errno.ENETUNREACH, errno.ENODEV, errno.EADDRNOTAVAIL}
+_MAX_TRIES: Final = 64  # other threads that send to the dead may get in between each time
+_TRIES_UNPROVED: Final = 2  # without an error in the queue: another thread may have read it
 
 
 class _Trial:
@@ -66,6 +68,35 @@ class _Trial:
         The last datagram does not: it may be shorter, and says nothing of the others then.
         """
         return self.is_open and position < self.end - 1
+
+
+class _Tries:
+    """How often the message at a position met what may have been another's error."""
+
+    __slots__ = ("_n", "_position", "_waiter")
+
+    def __init__(self, waiter: Waiter) -> None:
+        self._waiter = waiter
+        self.start(-1)
+
+    def start(self, position: int) -> None:
+        """Begin with a message that was not tried yet."""
+        self._position, self._n = position, 0
+
+    def is_worth_another(self, position: int, code: int) -> bool:
+        """Empty the error queue; tell whether the message that met ``code`` is to be tried again.
+
+        An errno that this machine gives too is another's if it was in the queue.
+        """
+        if self._waiter.errors is None or code not in NETWORK_ERRORS:
+            return False
+        if position != self._position:
+            self.start(position)
+        self._n += 1
+        met = self._waiter.drain_errors()
+        if self._n > _MAX_TRIES:
+            return False
+        return code in ONLY_FROM_NETWORK or code in met or self._n <= _TRIES_UNPROVED
 
 
 class Sender:
@@ -101,9 +132,9 @@ class Sender:
             plan = SendPlan(self.peers, self._counters)
         try:
             if len(items) > WINDOW or (self._waiter.is_timed and self._waiter.is_late(POLLOUT)):
-                return self._send_windows(plan, items, are_trains=False)
+                return self._send_windows(plan, items, Datagrams(items))
             if (error := plan.dispatch(self._descriptor, items)) >= 0:
-                self._finish([plan], error=error)
+                self._finish([plan], Datagrams(items), error=error)
         except BaseException:  # a signal handler's too, with the plan loaded
             plan.release()
             raise
@@ -120,9 +151,9 @@ class Sender:
         plan = self._take_plan()
         try:
             if len(items) > WINDOW or (self._waiter.is_timed and self._waiter.is_late(POLLOUT)):
-                return self._send_windows(plan, items, peer, are_trains=True)
+                return self._send_windows(plan, items, Trains(items, to), peer)
             if (error := plan.dispatch_segments(self._descriptor, items, peer)) >= 0:
-                return self._finish([plan], items, error=error, is_marked=to is None)
+                return self._finish([plan], Trains(items, to), error=error)
             return plan.datagrams_sent
         except BaseException:
             plan.release()
@@ -148,7 +179,8 @@ class Sender:
             else:
                 error = plan.dispatch_to(self._descriptor, buffers, address, offset, header)
             if error >= 0:
-                self._finish([plan], disabled=disabled, error=error)
+                outgoing = ToOne(buffers, address, 0 if header else offset)
+                self._finish([plan], outgoing, disabled, error)
         except SendError as failure:
             if not disabled or failure.errno in (errno.EAGAIN, errno.ETIMEDOUT, errno.EBADF):
                 raise
@@ -174,7 +206,7 @@ class Sender:
             return SendPlan(self.peers, self._counters)
 
     def _send_windows(
-        self, first: SendPlan, items: list[Any], peer: Peer | None = None, *, are_trains: bool
+        self, first: SendPlan, items: list[Any], outgoing: Outgoing, peer: Peer | None = None
     ) -> int:
         """Send what has not been attempted, and may be more than a plan takes."""
         plans: list[SendPlan] = []
@@ -182,7 +214,7 @@ class Sender:
             # All of them are loaded, thus checked, before the first system call.
             for start in range(0, len(items) or 1, WINDOW):
                 plans.append(SendPlan(self.peers, self._counters) if plans else first)
-                if are_trains:
+                if isinstance(outgoing, Trains):
                     plans[-1].load_segments(items, start, peer)
                 else:
                     plans[-1].load(items, start)
@@ -190,20 +222,19 @@ class Sender:
             for plan in plans:
                 plan.release()
             raise
-        return self._finish(plans, items if are_trains else None, is_marked=peer is None)
+        return self._finish(plans, outgoing)
 
     def _finish(
         self,
         plans: list[SendPlan],
-        segments: list[Segments] | None = None,
+        outgoing: Outgoing,
         disabled: list[int] | None = None,
         error: int = 0,
-        is_marked: bool = False,
     ) -> int:
         """Bring loaded plans to their end and release them; return how many datagrams went out.
 
         Or raise what the call has to tell.  An attempt at the first plan may have been made;
-        ``error`` is what it met.  ``is_marked``: ``segments`` go as they ask for.
+        ``error`` is what it met.
         """
         try:
             if self._descriptor.closed and not any(plan.position for plan in plans):
@@ -218,10 +249,13 @@ class Sender:
                     failed, end = self._run(plan, started, disabled, error)
                     has_failed = has_failed or failed
                     error = 0
+            # sendmmsg may have met an error of the network without telling.
+            self._waiter.drain_errors()
             sent = sum(plan.datagrams_sent for plan in plans)
             if has_failed or end:
                 rows = [row for plan in plans for row in plan.report()]
-                errors, unsent = _gather(rows, segments, end, is_marked)
+                outcome = Outcome(outgoing, self._descriptor, self.peers)
+                errors, unsent = outcome.gather(rows, end)
                 raise send_error(end, sent, errors, unsent)
             return sent
         finally:
@@ -238,6 +272,7 @@ class Sender:
         """
         has_failed, n_pauses, n_waits = False, 0, 0
         trial: _Trial | None = None
+        tries = _Tries(self._waiter)
         while plan.left:
             ticket = self._descriptor.ticket
             sent, error = 0, known
@@ -258,9 +293,12 @@ class Sender:
                 return has_failed, error
             elif error == errno.ENOBUFS and self._may_pause(trial, started, n_pauses):
                 n_pauses += 1
-            elif error and error != errno.EINTR:
+            elif (
+                error and error != errno.EINTR and not tries.is_worth_another(plan.position, error)
+            ):
                 if plan.segment_size():
                     trial = _Trial(plan, error)
+                    tries.start(plan.position)
                 else:
                     plan.skip(error)
                     has_failed = True
@@ -275,7 +313,7 @@ class Sender:
             disabled.append(trial.errno)
 
     def _await_room(self, started: float, ticket: int, n_waits: int) -> int:
-        if n_waits:
+        if n_waits or self._waiter.timeout == 0:
             self._waiter.is_shut_down()  # no matter for sending, but unread errors are
         return self._waiter.wait(POLLOUT, started, ticket)
 
@@ -283,57 +321,3 @@ class Sender:
         if n_pauses == len(_PAUSES_S) or (trial and trial.errno == errno.ENOBUFS):
             return False
         return self._waiter.pause(POLLOUT, started, _PAUSES_S[n_pauses])
-
-
-def _gather(
-    rows: list[tuple[int, int, int, int]],
-    segments: list[Segments] | None,
-    end: int,
-    is_marked: bool,
-) -> tuple[dict[int, OSError], list[int]]:
-    """Make (errors, unsent) of what plans report as (item, first datagram, datagrams, errno)."""
-    if segments is None:
-        errors: dict[int, OSError] = {item: os_error(code) for item, _, _, code in rows if code}
-        return errors, [item for item, _, _, code in rows if not code]
-    errors, unsent = {}, []
-    by_item: dict[int, list[Any]] = {}
-    for item, first, n, code in rows:
-        by_item.setdefault(item, []).append((first, n, code))
-    for item, parts in by_item.items():
-        total = _datagrams_of(segments[item])
-        code = parts[0][2]
-        if len(parts) > 1 or parts[0][1] < total:
-            errors[item] = _part_error(total, parts, end)
-        elif code:
-            errors[item] = os_error(code, _way_of(segments[item], code) if is_marked else "")
-        else:
-            unsent.append(item)
-    return errors, unsent
-
-
-def _way_of(train: Segments, code: int) -> str:
-    """Say from where, and through what, a train was to go, if that may be why it did not."""
-    wished = []
-    if train.local_addr is not None:
-        wished.append(f"from {train.local_addr!r}")
-    if train._is_way_out:
-        wished.append(f"through interface {train.interface}")
-    return " ".join(wished) if code in _NO_WAY else ""
-
-
-def _datagrams_of(train: Segments) -> int:
-    n_bytes = memoryview(train.data).nbytes  # not len(train): data may have been replaced
-    return -(-n_bytes // train.segment_size) if n_bytes else 1
-
-
-def _part_error(total: int, parts: list[tuple[int, int, int]], end: int) -> SendError:
-    """Return the error of a train of which a part went out, or failed in several ways."""
-    errors: dict[int, OSError] = {}
-    unsent: list[int] = []
-    for first, n, code in parts:
-        if code:
-            errors.update((index, os_error(code)) for index in range(first, first + n))
-        else:
-            unsent.extend(range(first, first + n))
-    sent = total - len(errors) - len(unsent)
-    return send_error(end if unsent else 0, sent, errors, unsent)

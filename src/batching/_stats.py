@@ -67,6 +67,8 @@ class Stats(NamedTuple):
     """Messages whose control bytes were cut (MSG_CTRUNC)."""
     recv_queue_drops: int = 0
     """Drop events: a merged train that found no room in the receive queue counts as one."""
+    transport_errors_lost: int = 0
+    """Errors of the network that made room for newer ones, as nobody asked for them in time."""
     send_calls: int = 0
     """System calls made to send, those that sent nothing too."""
     send_messages: int = 0

@@ -17,7 +17,7 @@ from _thread import get_ident
 from asyncio import constants, selector_events
 from typing import TYPE_CHECKING, Any, Final
 
-from ._errors import SendBlocked, SendError
+from ._errors import SendBlocked, SendError, os_error
 from ._open import share_socket
 from ._transport_plain import HEADER, SENDS_EMPTY, PlainTransport, is_contiguous
 from ._transport_socket import TransportSocket
@@ -253,7 +253,8 @@ class SendingTransport(PlainTransport):
         try:
             send(*arguments)
         except SendError as error:
-            errors = [error.errors[index] for index in sorted(error.errors)]
+            # In CPython's words, which know no limits.
+            errors = [os_error(each.errno or 0) for _, each in sorted(error.errors.items())]
             if isinstance(error, SendBlocked):
                 return errors, [batch[index] for index in error.unsent]
             return errors or [error], []

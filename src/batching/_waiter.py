@@ -10,7 +10,6 @@ so it takes the ticket first, attempts, and sleeps on that ticket (Descriptor.wa
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
@@ -23,23 +22,24 @@ from typing import Final, Protocol
 
 from ._backend import Descriptor
 from ._errors import os_error
+from ._errqueue import ErrorQueue, queued_errors
 
 POLLIN: Final = 0x1  # include/uapi/asm-generic/poll.h, and everywhere else
 POLLOUT: Final = 0x4
 IDLE_S: Final = 1.0  # after this long without a datagram, all slabs but one are given back
-_MAX_DRAINED: Final = 256  # errors, at one time
 
 
 class Waiter:
     """One connection's descriptor, timeout and deadlines, shared by both directions."""
 
-    __slots__ = ("clock", "deadlines", "descriptor", "is_timed", "timeout")
+    __slots__ = ("clock", "deadlines", "descriptor", "errors", "is_timed", "timeout")
 
     def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
         """Take ownership of ``sock`` with its timeout; OSError(EMFILE) without a wake-up."""
         self.timeout = sock.gettimeout()
         self.deadlines: dict[int, float | None] = {POLLIN: None, POLLOUT: None}
         self.is_timed = False  # has had a deadline: calls look at the clock
+        self.errors: ErrorQueue | None = None  # those of the network, if they are collected
         self.clock = clock
         self.descriptor = Descriptor(sock)
         self._tell_patience()
@@ -96,6 +96,7 @@ class Waiter:
         """
         left_s = self._left(direction, started)
         if left_s <= 0:
+            self.drain_errors()  # who polls by himself would be told of them for ever
             return errno.EAGAIN if self.timeout == 0 else errno.ETIMEDOUT
         left_s = min(left_s, at_most_s)
         self.descriptor.wait(direction, left_s if left_s < math.inf else -1.0, ticket)
@@ -104,7 +105,7 @@ class Waiter:
     def is_shut_down(self) -> bool:
         """After a wait that brought nothing: end what would keep poll firing for ever.
 
-        That is an error queue that nobody reads (IP_RECVERR of a socket taken over): its
+        That is an error queue.  Where nobody reads it (IP_RECVERR of a socket taken over) its
         entries are dropped.  And a socket that was shut down for reading, which is told.
         """
         if not hasattr(select, "POLLRDHUP"):  # Linux
@@ -114,10 +115,29 @@ class Waiter:
             poller.register(sock.fileno(), select.POLLRDHUP)
             events = sum(found for _, found in poller.poll(0))
             if events & select.POLLERR:
-                with contextlib.suppress(OSError):
-                    for _ in range(_MAX_DRAINED):
-                        sock.recvmsg(1, 0, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+                if self.errors is None:
+                    for _ in queued_errors(sock):
+                        pass
+                else:
+                    self.errors.drain(sock)
         return bool(events & select.POLLRDHUP)
+
+    def collect_errors(self) -> None:
+        """Keep what the error queue tells, from now on, for who asks for it."""
+        self.errors = ErrorQueue()
+        renew_after_fork(self.errors)
+
+    def drain_errors(self) -> set[int]:
+        """Empty the error queue, where it is collected; return the network's errnos in it."""
+        if self.errors is None:
+            return set()
+        try:
+            with self.descriptor as sock:
+                return self.errors.drain(sock)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return set()  # closed meanwhile
 
     def pause(self, direction: int, started: float, pause_s: float) -> bool:
         """Sleep ``pause_s`` (less if closed); False, at once, if that passes the end."""

@@ -10,7 +10,7 @@ import errno
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from batching import Conn, Segments, SendError
 
@@ -18,7 +18,7 @@ from .control import Rounds
 from .shapes import WAYS, Shape
 from .stamp import Burst, Stamps
 
-__all__ = ["FAST", "Sending", "bursts_of", "pause_s"]
+__all__ = ["FAST", "Ends", "Sending", "bursts_of", "pause_s"]
 
 FAST: Final = 100e6  # bits a second, on average
 _PAUSE_S: Final = 0.001  # after each burst, besides
@@ -37,6 +37,17 @@ def pause_s(shape: Shape, rate: float) -> float:
     return _PAUSE_S + 8 * shape.nbytes / rate
 
 
+class Ends(NamedTuple):
+    """Where to send to, and the address to send from; None is what the socket has."""
+
+    peer: tuple[Any, ...] | None
+    local: tuple[Any, ...] | None
+
+    def train(self, data: bytes, segment_size: int) -> Segments:
+        """Return datagrams that go that way."""
+        return Segments(data, segment_size, self.peer, local_addr=self.local)
+
+
 class Sending:
     """Rounds on their way out: ``step`` sends a burst whenever one is due."""
 
@@ -46,11 +57,11 @@ class Sending:
         stamps: Stamps,
         shapes: Sequence[Shape],
         rounds: Rounds,
-        to: tuple[Any, ...] | None = None,
+        to: Ends | None = None,
         rate: float = FAST,
     ) -> None:
         self._conn, self._stamps, self._shapes = conn, stamps, shapes
-        self._to, self._rate = to, rate
+        self._to, self._rate = to or Ends(None, None), rate
         self._due = time.monotonic()
         self._bursts = [
             # Who goes first may find a queue empty: each way does every other round.
@@ -88,19 +99,19 @@ class Sending:
 
     def _send_singly(self, datagrams: list[bytes]) -> None:
         for data in datagrams:
-            try:
-                self._conn.write_to_udp_addr_port(data, self._to)
-            except OSError as error:
-                self._note(error)
+            self._send(data, len(data))
 
     def _send_train(self, number: int, shape: Shape, data: bytes) -> None:
         before = self._conn.stats().send_trains
-        try:
-            self._conn.send_segments([Segments(data, shape.size, self._to)])
-        except SendError as error:
-            self._note(error)
+        self._send(data, shape.size)
         if self._conn.stats().send_trains != before + 1:
             self.singly.add(number)
+
+    def _send(self, data: bytes, segment_size: int) -> None:
+        try:
+            self._conn.send_segments([self._to.train(data, segment_size)])
+        except SendError as error:
+            self._note(error)
 
     def _note(self, error: OSError) -> None:
         self.errors[errno.errorcode.get(error.errno or 0, str(error))] += 1

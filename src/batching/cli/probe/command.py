@@ -14,6 +14,7 @@ import typer
 
 import batching
 
+from ..._kernel import IS_LINUX
 from ..arguments import between, writable
 from ..console import open_console
 from .buffers import look_at_buffers
@@ -181,10 +182,11 @@ def _bind(host: str, port: int) -> batching.Conn:
     """Return a connection for all addresses of both families, or the one that is given."""
     if host:
         return batching.open_conn((host, port), batch_size=128)
+    # So that the answer comes from the address that was asked, of several.
     try:
-        return batching.open_conn(("::", port), batch_size=128)
+        return batching.open_conn(("::", port), batch_size=128, pktinfo=IS_LINUX)
     except OSError:  # no IPv6 here
-        return batching.open_conn(("0.0.0.0", port), batch_size=128)
+        return batching.open_conn(("0.0.0.0", port), batch_size=128, pktinfo=IS_LINUX)
 
 
 @contextmanager

@@ -26,18 +26,16 @@ def look_at_drops() -> list[Finding]:
 
 def _drops() -> list[Finding]:
     ports: dict[int, int] = {}
-    n_read, error = 0, OSError("")
+    errors = []
     for table in _TABLES:
         try:
             with open(table, encoding="ascii") as file:
                 for port, drops in read_table(file):
                     ports[port] = ports.get(port, 0) + drops
         except OSError as missing:  # udp6 where there is no IPv6
-            error = missing
-        else:
-            n_read += 1
-    if not n_read:
-        raise error
+            errors.append(missing)
+    if len(errors) == len(_TABLES):
+        raise errors[0]
     dropping = sorted(((n, port) for port, n in ports.items() if n), reverse=True)
     facts: dict[str, object] = {"ports": {str(port): n for n, port in dropping}}
     if not dropping:

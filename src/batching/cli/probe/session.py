@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from batching import Conn
 
-from .bursts import Sending, bursts_of
+from .bursts import Ends, Sending, bursts_of
 from .control import Kind, Message, Rounds
 from .shapes import Shape
 from .stamp import Stamps
@@ -24,10 +24,8 @@ __all__ = ["Session"]
 class Session:
     """One client's."""
 
-    def __init__(
-        self, conn: Conn, client: tuple[Any, ...], token: bytes, shapes: list[Shape]
-    ) -> None:
-        self.client = client
+    def __init__(self, conn: Conn, ends: Ends, token: bytes, shapes: list[Shape]) -> None:
+        self.ends = ends
         self.token = token
         self.last_heard = time.monotonic()
         self.received = 0
@@ -86,7 +84,7 @@ class Session:
             return Kind.SENDING, self._asked[1]
         rounds = self._affordable(Rounds.unpack(message.body, len(self._shapes)))
         if rounds.mask:
-            self.sending = Sending(self._conn, self._stamps, self._shapes, rounds, self.client)
+            self.sending = Sending(self._conn, self._stamps, self._shapes, rounds, self.ends)
         self._asked = message.number, rounds.pack()
         return Kind.SENDING, rounds.pack()
 
