@@ -239,7 +239,7 @@ def test_child_imports_nothing_from_the_current_folder(
 ) -> None:
     (tmp_path / "json.py").write_text("print('a file of somebody, and not the module')")
     monkeypatch.chdir(tmp_path)
-    assert Bench(settings()).run(SENDERS[0], 64).count > 0
+    assert Bench(settings()).run(SENDERS[0], 64).datagrams > 0
 
 
 def test_unknown_contender_is_reported_by_the_child() -> None:
