@@ -72,6 +72,7 @@ def test_none_means_all_that_are_there_and_all_that_come(conn: Conn, others: lis
     told = conn.offload
     assert (told.gso, told.max_segments, told.gso_disabled) == (False, 1, ())
     assert told.reasons[-1] == "gso: switched off by disable_gso, for all"
+    assert "max_segments=1 " in repr(conn)
 
 
 @needs_whole_trains

@@ -312,7 +312,7 @@ class Conn(OptionsConn):
         )
 
     def _state(self) -> str:
-        offload = self._offload
+        offload = self.offload
         return (
             f"{super()._state()} {offload.backend} max_segments={offload.max_segments}"
             f" gro={offload.gro} pending={self.pending}"
