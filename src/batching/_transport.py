@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import contextvars
 import socket
+from asyncio.log import logger
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +33,7 @@ class DatagramTransport(SendingTransport):
     """A UDP socket in an event loop; see ``asyncio.DatagramTransport``."""
 
     _context: contextvars.Context | None = None  # that of the reader
+    _paused = False
 
     def __init__(self, loop: Any, *arguments: Any, **extra: Any) -> None:
         super().__init__(loop, *arguments, **extra)
@@ -45,9 +47,25 @@ class DatagramTransport(SendingTransport):
             handle = self._loop._add_reader(fd, callback, *arguments)
             self._context = getattr(handle, "_context", None)
 
+    # CPython's own datagram transports have the three from 3.11.4 on, Debian 12 has 3.11.2.
+    def is_reading(self) -> bool:
+        return not self._closing and not self._paused
+
+    def pause_reading(self) -> None:
+        if self.is_reading():
+            self._paused = True
+            self._loop._remove_reader(self._sock_fd)
+            if self._loop.get_debug():
+                logger.debug("%r pauses reading", self)
+
     def resume_reading(self) -> None:
-        super().resume_reading()
-        if not self._closing and (self._burst is not None or self._conn.pending):
+        if self._closing or not self._paused:
+            return
+        self._paused = False
+        self._add_reader(self._sock_fd, self._read_ready)
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+        if self._burst is not None or self._conn.pending:
             self._go_on_soon()
 
     def _read_ready(self) -> None:

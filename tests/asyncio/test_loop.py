@@ -349,3 +349,32 @@ def test_a_loop_without_add_reader_is_refused_with_advice() -> None:
 def test_only_the_datagram_transport_and_the_end_of_a_run_are_replaced() -> None:
     names = {name for name in vars(batching.asyncio.EventLoop) if not name.startswith("__")}
     assert names == {"_make_datagram_transport", "run_forever"}
+
+
+def test_reading_needs_nothing_that_cpython_has_from_3_11_4_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older = asyncio.selector_events._SelectorTransport  # type: ignore[attr-defined]
+    for name in ("is_reading", "pause_reading", "resume_reading", "_paused"):
+        monkeypatch.delattr(older, name, raising=False)
+    received: list[bytes] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+
+        class Protocol(asyncio.DatagramProtocol):
+            def datagram_received(self, data: bytes, addr: object) -> None:
+                received.append(data)
+                done.set_result(None)
+
+        transport, _ = await loop.create_datagram_endpoint(Protocol, local_addr=(HOST, 0))
+        transport.pause_reading()  # type: ignore[attr-defined]
+        transport.sendto(b"x", transport.get_extra_info("sockname"))
+        transport.resume_reading()  # type: ignore[attr-defined]
+        await asyncio.wait_for(done, 10)
+        transport.close()
+
+    with asyncio.Runner(loop_factory=batching.asyncio.new_event_loop) as runner:
+        runner.run(main())
+    assert received == [b"x"]
