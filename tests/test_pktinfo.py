@@ -170,6 +170,6 @@ def test_a_broadcast_is_answered_though_many_have_written_meanwhile(name: str) -
         for number in range(5000):
             conn._peers.get((f"{prefix}10.1.{number >> 8}.{number & 255}", 9))
         here = (asked[0].local_addr or ())[0]
-        answer = Segments(b"me", 2, asked[0].addr, local_addr=(here, 0))  # the port is not looked at
+        answer = Segments(b"me", 2, asked[0].addr, local_addr=(here, 0))  # whatever port
         assert conn.send_segments([*asked, answer]) == 2
         assert peer.collect(2) == [b"who is there", b"me"]
