@@ -16,6 +16,7 @@ NEEDED = (
     "README.md",
     "pyproject.toml",
     "setup.py",
+    "src/batching/grafana.json",
     "src/batching/py.typed",
     "tests/conftest.py",
 )
@@ -24,7 +25,8 @@ GENERATED = (".c", ".so", ".pyc", ".html")
 REPORT = """
 import importlib.metadata, pathlib, batching
 assert batching.__version__ == importlib.metadata.version("udp-batching"), batching.__version__
-assert (pathlib.Path(batching.__file__).parent / "py.typed").exists(), "py.typed"
+for name in ("grafana.json", "py.typed"):
+    assert (pathlib.Path(batching.__file__).parent / name).exists(), name
 try:
     import batching._mmsg
     print("native")

@@ -49,10 +49,15 @@ class Rig:
         messages = []
         while self.plan.position < self.plan.n_messages:
             peer, size = self.plan.peer(), self.plan.segment_size()
-            before = self.counters.send_datagrams
+            before = self.n_sent()
             assert self.plan.attempt(self.tx, 1) == (1, 0)
-            messages.append((peer.address[1], size, self.counters.send_datagrams - before))
+            messages.append((peer.address[1], size, self.n_sent() - before))
         return messages
+
+    def n_sent(self) -> int:
+        """Return how many datagrams went out."""
+        n: int = self.counters.snapshot()["send_datagrams"]
+        return n
 
     def close(self) -> None:
         self.plan.release()

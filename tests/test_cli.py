@@ -234,6 +234,14 @@ def test_child_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         Bench(settings()).run(SENDERS[0], 64)
 
 
+def test_child_imports_nothing_from_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "json.py").write_text("print('a file of somebody, and not the module')")
+    monkeypatch.chdir(tmp_path)
+    assert Bench(settings()).run(SENDERS[0], 64).datagrams > 0
+
+
 def test_unknown_contender_is_reported_by_the_child() -> None:
     nobody = Contender("nobody", "send", SENDERS[0].sender)
     with pytest.raises(RunError, match=r"KeyError.*nobody"):

@@ -55,6 +55,8 @@ def test_every_link_within_the_project_leads_somewhere(doc: Path) -> None:
 def test_every_snippet_runs(snippet: str) -> None:
     if "anyio" in snippet:
         pytest.importorskip("anyio", reason='needs "udp-batching[anyio]"')
+    if "prometheus_client" in snippet:
+        pytest.importorskip("prometheus_client", reason='needs "udp-batching[metrics]"')
     command = [sys.executable, "-W", "error", "-c", snippet]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -31,7 +31,16 @@ LAYERS = (
     ("_waiter*", "_errqueue", "_lessons", "_path_mtu", "_routes", "segments"),
     ("_peers", "_backend"),
     ("_mmsg", "_portable"),
-    ("_kernel", "_errors", "offload", "metrics", "geneve", "_address"),
+    (
+        "_kernel",
+        "_errors",
+        "offload",
+        "metrics",
+        "_stats",
+        "_collector",
+        "geneve",
+        "_address",
+    ),
 )
 CYTHON_IMPORT = re.compile(r"^from (\.+)([\w.]*) c?import \(?([\w, ]*)", re.MULTILINE)
 PUBLIC = sorted(path.stem for path in SOURCE.glob("[a-z]*.py"))

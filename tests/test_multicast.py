@@ -278,6 +278,7 @@ def test_a_source_that_can_be_none_is_told(group: str, source: str) -> None:
         ({"ttl": 256}, ValueError, "ttl 256, must be 0 to 255"),
         ({"ttl": -1}, ValueError, "ttl -1, must be 0 to 255"),
         ({"ttl": "1"}, TypeError, "ttl must be int, not str"),
+        ({"ttl": 9, "loop": "no"}, TypeError, "loop must be bool, not str"),
         ({"interface": "nope", "ttl": 9}, ValueError, "no interface 'nope'"),
     ],
 )
@@ -286,7 +287,7 @@ def test_bad_ways_to_leave_are_told_and_nothing_is_set(
 ) -> None:
     with open_conn(("::", 0)) as conn:
         with pytest.raises(kind, match=re.escape(text)):
-            conn.set_multicast(loop=False, **options)
+            conn.set_multicast(**{"loop": False, **options})
         assert conn.getsockopt(SOL_IP, socket.IP_MULTICAST_LOOP) == 1
         assert conn.getsockopt(SOL_IP, socket.IP_MULTICAST_TTL) == 1
 

@@ -169,6 +169,9 @@ BAD = [
     pytest.param({"batch_size": "9"}, TypeError, "batch_size .*str", id="size str"),
     pytest.param({"gso": "on"}, ValueError, "gso 'on', must be 'auto' or 'off'", id="gso"),
     pytest.param({"gro": True}, ValueError, "gro True, must be 'auto' or 'off'", id="gro"),
+    pytest.param(
+        {"path_mtu_discovery": []}, ValueError, "path_mtu_discovery .*, must be", id="unhashable"
+    ),
     pytest.param({"max_segments": 0}, ValueError, "max_segments 0.* 128", id="0 segments"),
     pytest.param({"max_segments": 129}, ValueError, "max_segments 129.* 128", id="129"),
     pytest.param({"max_segments": "9"}, TypeError, "max_segments .*str", id="segments str"),

@@ -96,7 +96,7 @@ def test_each_switch_is_of_every_family_that_the_socket_has(local: str, name: st
             assert off.getsockopt(level, option) == 0
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", [*SWITCHES, "transport_errors", "reuse_addr", "reuse_port"])
 def test_a_switch_is_on_or_off(name: str) -> None:
     with pytest.raises(TypeError, match=f"^{name} must be bool, not int$"):
         open_conn(ANY_PORT, **{name: 2})  # type: ignore[arg-type]
@@ -129,6 +129,7 @@ def test_a_mark_of_the_socket_keeps_dscp(local: str) -> None:
         (-1, ValueError, "ecn -1, must be 0 to 3"),
         (None, TypeError, "ecn must be int, not NoneType"),
         ("CE", TypeError, "ecn must be int, not str"),
+        (True, TypeError, "ecn must be int, not bool"),
     ],
 )
 def test_a_mark_that_is_none_is_refused(

@@ -144,6 +144,7 @@ def test_a_bad_address_is_told_by_its_index_before_anything_is_sent(
         ("ecn", 4, ValueError, "ecn 4, must be 0 to 3 or None"),
         ("ecn", -1, ValueError, "ecn -1, must be 0 to 3 or None"),
         ("ecn", 1.0, TypeError, "ecn must be int or None, not float"),
+        ("ecn", True, TypeError, "ecn must be int or None, not bool"),
         ("ecn", 1 << 40, ValueError, f"ecn {1 << 40}, must be 0 to 3 or None"),
         ("interface", 0, ValueError, "interface 0, must be 1 to 2147483647 or None"),
         ("interface", 1 << 31, ValueError, "interface 2147483648, must be 1 to 2147483647 or None"),

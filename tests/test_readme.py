@@ -15,6 +15,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 EXPECTED = [
     r"(hello \d from port \d+\n){3}",
     r"2 sent; \{1: OSError\(\d+, .*\)\}\n",
+    r"2 127\.0\.0\.2 1 \d{19}\n\[\(b'one,', .*\)\]\n\[TransportError\(errno=111, .*\n",
     r"b'one' True\nb'two' True\n",
     r"all came back\n",
 ]

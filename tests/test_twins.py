@@ -68,7 +68,8 @@ class Twin:
         self.addresses = [sink.getsockname() for sink in self.sinks] or addresses
         self.peers = backend.Peers(family, family == socket.AF_INET6, 128)
         self.segments = backend.Segments
-        self.plan = backend.SendPlan(self.peers, backend.Counters())
+        self.counters = backend.Counters()
+        self.plan = backend.SendPlan(self.peers, self.counters)
         self.limit(limits)
 
     def address(self, where: int) -> Any:
@@ -110,7 +111,8 @@ class Twin:
         sent, error = self.plan.attempt(self.source, limit)
         if sent:  # sendmmsg does not tell what ended a call that sent something
             error = 0
-        return sent, error, self.plan.datagrams_sent, [arrivals(sink) for sink in self.sinks]
+        sizes = self.counters.snapshot()["send_datagrams_per_message"]
+        return sent, error, self.plan.datagrams_sent, sizes, [arrivals(sink) for sink in self.sinks]
 
 
 def arrivals(sink: socket.socket) -> list[bytes]:
@@ -258,5 +260,5 @@ def test_datagrams_arrive_as_they_were_given_whoever_sends_them(
                 assert rig.plan.attempt(rig.tx)[1] == 0
             datagrams += [data for train in segments for data in train.tolist()]
             assert [rig.sink.recv(2000) for _ in datagrams] == datagrams
-            assert rig.counters.send_datagrams == len(datagrams)
-            assert rig.counters.send_bytes == sum(map(len, datagrams))
+            assert rig.counters.snapshot()["send_datagrams"] == len(datagrams)
+            assert rig.counters.snapshot()["send_bytes"] == sum(map(len, datagrams))

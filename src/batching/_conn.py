@@ -17,9 +17,10 @@ from ._kernel import drop_events
 from ._options import OptionsConn, Wishes
 from ._receiver import Receiver
 from ._sender import Sender
+from ._stats import FrozenDict, Stats, stats_of
 from ._waiter import Waiter
 from .geneve import GENEVE_FIXED_HEADER_LENGTH, GeneveHeader
-from .metrics import FrozenDict, Stats, counter, track
+from .metrics import counter, track
 from .offload import Offload
 from .packetconn import is_dual_stack
 from .segments import Segments
@@ -36,11 +37,6 @@ CMSG_SPACE(4) is 24, for each of UDP_GRO and SO_RXQ_OVFL, and for IP_TOS or IPV6
 SO_TIMESTAMPNS; IPV6_PKTINFO 40, and of IPv4 over IPv6 IP_PKTINFO besides, 32."""
 
 _MAX_SLOTS: Final = 16  # 1 MiB of slabs
-_COUNTED: Final = tuple(
-    name
-    for name in Stats._fields
-    if name not in ("recv_queue_drops", "transport_errors_lost", "gso_fallbacks")
-)
 _NO_GENEVE: Final = GeneveHeader()
 
 
@@ -95,7 +91,6 @@ class Conn(OptionsConn):
         self._sender = Sender(waiter, peers, self._counters, offload.max_segments)
         self._offload = offload
         self._batch_size = batch_size
-        self._drops, self._drop_counter = 0, drops_before
         self._peers = peers
         self._waiter = waiter
         self._descriptor = waiter.descriptor
@@ -269,6 +264,25 @@ class Conn(OptionsConn):
             raise error.errors.get(0, error) from None
         return memoryview(data).nbytes
 
+    def disable_gso(self, addr: Address | None = None) -> None:
+        """Let no more trains go to ``addr``, for good: datagrams to it go out one by one.
+
+        For a program that has found its trains to be lost or mangled on the way, which the
+        kernel cannot know.  What the kernel itself refuses is found out without it, and
+        forgotten again.  A train that another thread has planned already may still go.
+        ``offload`` tells it; ``Stats.gso_fallbacks`` does not.
+
+        Args:
+            addr: A numeric address.  None: the connected one; if not connected, all.
+
+        Raises:
+            TypeError, ValueError: As ``send_batch``.  ValueError: 65536 addresses are
+                disabled already; one by one, no more are remembered.
+            OSError: EBADF: closed.
+        """
+        self._open_waiter.check_open()
+        self._peers.disable_gso(addr)
+
     # State
 
     def close(self) -> None:
@@ -279,7 +293,7 @@ class Conn(OptionsConn):
     @property
     def offload(self) -> Offload:
         """What the kernel does for this connection, and why not more."""
-        return self._offload
+        return self._offload.without_gso(self._peers.gso_disabled, self._peers.is_gso_disabled)
 
     @property
     def batch_size(self) -> int:
@@ -289,19 +303,16 @@ class Conn(OptionsConn):
     def stats(self) -> Stats:
         """Return a snapshot of what this connection did."""
         with contextlib.suppress(OSError), self._descriptor as sock:
-            seen = drop_events(sock)
-            if seen is not None:
-                self._drops += (seen - self._drop_counter) & 0xFFFFFFFF  # wraps at 2^32
-                self._drop_counter = seen
-        return Stats(
-            recv_queue_drops=self._drops,
+            self._receiver.drops.note(drop_events(sock))
+        return stats_of(
+            self._counters.snapshot(),
+            recv_queue_drops=self._receiver.drops.total,
             transport_errors_lost=errors.lost if (errors := self._open_waiter.errors) else 0,
             gso_fallbacks=FrozenDict(self._sender.lessons.fallbacks),
-            **{name: getattr(self._counters, name) for name in _COUNTED},
         )
 
     def _state(self) -> str:
-        offload = self._offload
+        offload = self.offload
         return (
             f"{super()._state()} {offload.backend} max_segments={offload.max_segments}"
             f" gro={offload.gro} pending={self.pending}"

@@ -20,7 +20,7 @@ from ._kernel import (
     SO_RXQ_OVFL,
     SO_SNDBUFFORCE,
 )
-from ._options import Wishes
+from ._options import Wishes, check_switch
 from .offload import Offload, enable_gro, negotiate
 from .packetconn import FAMILIES, UDPConn, is_dual_stack
 
@@ -103,6 +103,8 @@ def open_conn(
     _check_limit("receive_buffer", receive_buffer, _MAX_BUFFER)
     _check_limit("send_buffer", send_buffer, _MAX_BUFFER)
     _check_name(rxq_overflows_metric_name)
+    check_switch("reuse_port", reuse_port)
+    check_switch("reuse_addr", reuse_addr)
     wishes = Wishes(
         ecn=ecn,
         pktinfo=pktinfo,

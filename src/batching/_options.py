@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ._address import Address
     from ._backend import Peers
 
-__all__ = ["PATH_MTU_DISCOVERY", "OptionsConn", "Wishes", "check_ecn"]
+__all__ = ["PATH_MTU_DISCOVERY", "OptionsConn", "Wishes", "check_ecn", "check_switch"]
 
 # include/uapi/linux/in.h: IP_PMTUDISC_*; IPv6 has the same numbers.
 PATH_MTU_DISCOVERY: Final = {"dont": 0, "want": 1, "do": 2, "probe": 3, "interface": 4, "omit": 5}
@@ -62,12 +62,12 @@ class Wishes:
         path_mtu_discovery: str | None = None,
     ) -> None:
         """Check them: TypeError, or ValueError for an unknown mode, or for any but on Linux."""
-        self.ecn = _check_switch("ecn", ecn)
-        self.pktinfo = _check_switch("pktinfo", pktinfo)
-        self.timestamps = _check_switch("timestamps", timestamps)
-        self.transport_errors = _check_switch("transport_errors", transport_errors)
+        self.ecn = check_switch("ecn", ecn)
+        self.pktinfo = check_switch("pktinfo", pktinfo)
+        self.timestamps = check_switch("timestamps", timestamps)
+        self.transport_errors = check_switch("transport_errors", transport_errors)
         self.path_mtu_discovery = path_mtu_discovery
-        if path_mtu_discovery is not None and path_mtu_discovery not in PATH_MTU_DISCOVERY:
+        if path_mtu_discovery not in (None, *PATH_MTU_DISCOVERY):  # it may be unhashable
             allowed = ", ".join(map(repr, PATH_MTU_DISCOVERY))
             raise ValueError(
                 f"path_mtu_discovery {path_mtu_discovery!r}, must be {allowed} or None"
@@ -211,9 +211,12 @@ class OptionsConn(SocketConn):
                 ``Segments.interface`` and the scope of an IPv6 address win over it.
 
         Raises:
-            TypeError, ValueError: ``ttl`` out of its limits, an unknown interface; nothing is set.
+            TypeError, ValueError: ``loop`` is no bool, ``ttl`` out of its limits, an unknown
+                interface; nothing is set.
             OSError: EBADF: closed.
         """
+        if loop is not None:
+            check_switch("loop", loop)
         with self._open_waiter.descriptor as sock:
             set_sending(sock, loop=loop, ttl=ttl, interface=interface)
 
@@ -225,13 +228,14 @@ class OptionsConn(SocketConn):
 
 def check_ecn(ecn: int) -> None:
     """Raise TypeError or ValueError unless it is an ECN codepoint."""
-    if not isinstance(ecn, int):
+    if not isinstance(ecn, int) or isinstance(ecn, bool):  # True looks like a switch
         raise TypeError(f"ecn must be int, not {type(ecn).__name__}")
     if not 0 <= ecn <= _ECN_BITS:
         raise ValueError(f"ecn {ecn}, must be 0 to {_ECN_BITS}")
 
 
-def _check_switch(name: str, value: bool) -> bool:
+def check_switch(name: str, value: bool) -> bool:
+    """Return what must be True or False; TypeError: it is neither."""
     if not isinstance(value, bool):  # ecn=2 looks like a mark
         raise TypeError(f"{name} must be bool, not {type(value).__name__}")
     return value

@@ -11,6 +11,7 @@ import socket
 from typing import Final
 
 from ._address import Address, parse_address
+from ._errors import os_error
 from ._kernel import (
     IP_MTU,
     IP_TOS,
@@ -56,7 +57,10 @@ def path_mtu(sock: socket.socket, address: Address) -> int:
             return _ask(sock, address)
     with socket.socket(sock.family, socket.SOCK_DGRAM, socket.IPPROTO_UDP) as asking:
         _route_alike(asking, sock)
-        asking.connect(address)
+        try:
+            asking.connect(address)
+        except OSError as error:
+            raise os_error(error.errno or 0, f"from {sock.getsockname()} to {address}") from None
         return _ask(asking, address)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import math
-import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,7 +20,7 @@ from ._backend import Message, RecvSlots
 from ._errors import os_error, shut_down, timed_out
 from ._kernel import MSG_DONTWAIT, MSG_WAITFORONE, NETWORK_ERRORS, WOULD_BLOCK
 from ._waiter import IDLE_S, POLLIN, Waiter, renew_after_fork
-from .metrics import Counter
+from .metrics import Counter, KernelCounter
 from .segments import Segments
 
 _LOG_EVERY_S: Final = 60.0
@@ -33,11 +32,11 @@ class Receiver:
     __slots__ = (
         "__weakref__",
         "_counter",
-        "_counter_lock",
         "_descriptor",
         "_log_at",
-        "_seen",
+        "_overflows",
         "_waiter",
+        "drops",
         "slots",
     )
 
@@ -46,21 +45,22 @@ class Receiver:
         waiter: Waiter,
         slots: RecvSlots,
         counter: Counter | None = None,
-        overflows_before: int = 0,
+        drops_before: int = 0,
     ) -> None:
         self.slots = slots
         self._waiter = waiter
         self._descriptor = waiter.descriptor
         self._counter = counter  # of SO_RXQ_OVFL deltas
-        self._counter_lock = threading.RLock()
-        self._seen = overflows_before  # of SO_RXQ_OVFL
+        self._overflows = KernelCounter(drops_before)
+        self.drops = KernelCounter(drops_before)  # the same, as SO_MEMINFO tells it when asked
         self._log_at = -math.inf
         renew_after_fork(self)
 
     def after_fork(self) -> None:
         """Make the locks new, in a forked child."""
         self.slots.after_fork()
-        self._counter_lock = threading.RLock()
+        self._overflows.after_fork()
+        self.drops.after_fork()
 
     def batch(self, limit: int) -> list[tuple[bytes, Address]]:
         """Return datagrams, one at least, ``limit`` at most (0: all that came)."""
@@ -193,10 +193,5 @@ class Receiver:
 
     def _count_overflows(self, counter: Counter) -> None:
         seen = self.slots.overflows
-        if seen in (0, self._seen):  # 0: none has come yet
-            return
-        with self._counter_lock:
-            delta = (seen - self._seen) & 0xFFFFFFFF  # wraps at 2^32
-            if delta < 0x80000000:  # else another thread has been here with a newer one
-                self._seen = seen
-                counter.add(delta)
+        if seen not in (0, self._overflows.seen):  # 0: none has come yet
+            counter.add(self._overflows.note(seen))

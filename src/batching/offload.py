@@ -6,13 +6,14 @@ import os
 from socket import socket
 from typing import Literal, NamedTuple
 
+from ._address import Address
 from ._kernel import IS_LINUX, SOL_UDP, UDP_GRO, max_segments
 
 __all__ = ["Offload"]
 
 
 class Offload(NamedTuple):
-    """How a ``Conn`` moves datagrams; fixed when it is made."""
+    """How a ``Conn`` moves datagrams; fixed when it is made, but for ``Conn.disable_gso``."""
 
     gso: bool
     """Trains go out as one packet (UDP_SEGMENT, Linux 4.18).  A destination may be spared
@@ -24,6 +25,19 @@ class Offload(NamedTuple):
     backend: Literal["native", "portable"]
     reasons: tuple[str, ...] = ()
     """Why not, a sentence for each thing that is missing."""
+    gso_disabled: tuple[Address, ...] = ()
+    """The destinations that ``Conn.disable_gso`` was called for, one by one."""
+
+    def without_gso(self, addresses: list[Address], for_all: bool) -> "Offload":
+        """Return the same, told that GSO was disabled for ``addresses``, or for all."""
+        if not (addresses or for_all):
+            return self
+        whom = "for all" if for_all else f"destinations: {len(addresses)}"
+        told = self._replace(
+            reasons=(*self.reasons, f"gso: switched off by disable_gso, {whom}"),
+            gso_disabled=tuple(addresses),
+        )
+        return told._replace(gso=False, max_segments=1) if for_all else told
 
 
 def negotiate(

@@ -6,12 +6,13 @@ from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from .descriptor cimport Counters, Descriptor
+from .descriptor cimport Counters, Descriptor, Numbers
 from .linux cimport (
     batching_count, iovec, mmsghdr, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
     pthread_mutex_trylock, pthread_mutex_unlock, sockaddr_in6,
 )
 from .peers cimport Peers
+from .sizes cimport note_size
 from .slab cimport Pool
 from .slots cimport (
     CACHED, COPIED, FEW_SLOTS, LONE_CALLS, MAX_SLOTS, PATIENCE, PATIENCE_ALONE, Arrival, Slot, Tally, empty_pool,
@@ -108,7 +109,7 @@ cdef class Arrivals:
             received = receive(descriptor.fd, self.headers, n)
             if received < 0:
                 failure = errno
-        batching_count(&self.counters.recv_calls, 1)
+        batching_count(&self.counters.numbers.recv_calls, 1)
         return self.read_arrivals(received, n) if received > 0 else failure
 
     cdef bint prepare(self, int n) noexcept:
@@ -125,21 +126,24 @@ cdef class Arrivals:
     cdef int read_arrivals(self, int received, int asked) noexcept:
         cdef int i
         cdef Tally tally
+        cdef Numbers *numbers = &self.counters.numbers
         memset(&tally, 0, sizeof(tally))
         for i in range(received):
             read_arrival(&self.headers[i], &self.slots[i].arrival, self.gro, &tally)
+            if self.slots[i].arrival.n_datagrams:
+                note_size(numbers.recv_datagrams_per_message, self.slots[i].arrival.n_datagrams)
         self.n_arrived = received
         self.current = 0
         self.pending = tally.n_datagrams
         if tally.has_overflows:
             self.overflows = tally.overflows
-        batching_count(&self.counters.recv_messages, tally.n_messages)
-        batching_count(&self.counters.recv_trains, tally.n_trains)
-        batching_count(&self.counters.recv_datagrams, tally.n_datagrams)
-        batching_count(&self.counters.recv_bytes, tally.n_bytes)
+        if tally.n_messages:
+            note_size(numbers.recv_messages_per_call, tally.n_messages)
+        batching_count(&numbers.recv_datagrams, tally.n_datagrams)
+        batching_count(&numbers.recv_bytes, tally.n_bytes)
         if tally.n_cut or tally.n_control_cut:
-            batching_count(&self.counters.recv_truncated, tally.n_cut)
-            batching_count(&self.counters.recv_control_truncated, tally.n_control_cut)
+            batching_count(&numbers.recv_truncated, tally.n_cut)
+            batching_count(&numbers.recv_control_truncated, tally.n_control_cut)
         if asked > 1 or self.n_slots == 1:
             self.adapt(received, tally.n_bytes)
         if tally.n_lost:

@@ -1,12 +1,19 @@
 from libc.stdint cimport uint64_t
 
 from .linux cimport batching_add, batching_load, pthread_mutex_t
+from .sizes cimport N_SIZES
+
+cdef struct Numbers:
+    uint64_t recv_calls, recv_datagrams, recv_bytes, recv_truncated, recv_control_truncated
+    uint64_t recv_datagrams_per_message[N_SIZES]
+    uint64_t recv_messages_per_call[N_SIZES]
+    uint64_t send_calls, send_datagrams, send_bytes, send_errors
+    uint64_t send_datagrams_per_message[N_SIZES]
+    uint64_t send_messages_per_call[N_SIZES]
 
 
 cdef class Counters:
-    cdef readonly uint64_t recv_calls, recv_messages, recv_trains, recv_datagrams, recv_bytes
-    cdef readonly uint64_t recv_truncated, recv_control_truncated
-    cdef readonly uint64_t send_calls, send_messages, send_trains, send_datagrams, send_bytes, send_errors
+    cdef Numbers numbers
 
 
 cdef class Descriptor:

@@ -7,25 +7,18 @@ decides.  No method runs user code while it holds a lock, except where said.
 """
 
 import socket
-from typing import final
+from typing import Any, final
 
 @final
 class Counters:
     """What one Conn did; written by the other classes, any thread, only ever growing."""
 
-    recv_calls: int
-    recv_messages: int
-    recv_trains: int
-    recv_datagrams: int
-    recv_bytes: int
-    recv_truncated: int
-    recv_control_truncated: int
-    send_calls: int
-    send_messages: int
-    send_trains: int
-    send_datagrams: int
-    send_bytes: int
-    send_errors: int
+    def snapshot(self) -> dict[str, Any]:
+        """Return all of it as it is at one moment, by the names of ``Stats``.
+
+        Of a histogram it is a list: of a size up to 1, 2, 4,
+        ... 128, and of more.  What ``Stats`` derives from them is not here.
+        """
 
 @final
 class Descriptor:

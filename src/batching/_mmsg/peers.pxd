@@ -15,6 +15,7 @@ cdef class Peer:
     cdef PeerState state
     cdef readonly object address
     cdef bint is_used, is_forgotten
+    cdef bint is_spared  # for good: max_segments is 1, whatever it is set to
     cdef bint is_no_source  # nothing is sent from it: it is a group's address, or a wildcard
 
 
@@ -25,6 +26,8 @@ cdef class Peers:
     cdef Py_ssize_t capacity
     cdef Peer connected
     cdef dict by_address, by_name  # address tuple, sockaddr bytes → Peer
+    cdef dict spared  # likewise by name: those without GSO by the user's wish, never forgotten
+    cdef bint is_all_spared
     cdef set broadcasts  # hosts, of IPv4 v4-mapped: only the kernel knows these, so they outlive their Peers
     cdef PyObject *seen[CACHE_SIZE]  # the address object (owned) that hashed here last,
     cdef PyObject *seen_peer[CACHE_SIZE]  # and its Peer (owned)
@@ -35,6 +38,7 @@ cdef class Peers:
     cdef Peer look_up(self, object address, size_t slot)
     cdef socklen_t pack(self, object address, sockaddr_in6 *name) except 0
     cdef Peer named(self, sockaddr_in6 *name, socklen_t length)
+    cdef Peer newcomer(self, sockaddr_in6 *name, socklen_t length)
     cdef int forget_one(self) except -1
     cdef Peer hear(self, sockaddr_in6 *name, socklen_t length)
     cdef object heard_at(self, Metadata *found, uint16_t port)

@@ -11,7 +11,10 @@ class Peer:
     address: Address
     """As received addresses are spelled; one tuple object a peer."""
     max_segments: int
-    """Datagrams a train to it may have; 1: no GSO.  Policy writes, the planner reads."""
+    """Datagrams a train to it may have; 1: no GSO.  Policy writes, the planner reads.
+
+    Stays 1, whatever is written, once GSO was disabled for it.
+    """
     max_segment_size: int
     """Bytes that a datagram of a train to it may have.  Likewise."""
 
@@ -35,5 +38,17 @@ class Peers:
 
         TypeError and ValueError as ``_address.parse_address``.
         """
+    def disable_gso(self, address: object) -> None:
+        """Let no more trains go to ``address``, for good, also when it was forgotten meanwhile.
+
+        None: to the connected one; without one, to anybody.  TypeError and ValueError as
+        ``get``; ValueError for the 65537th address.
+        """
+    @property
+    def gso_disabled(self) -> list[Address]:
+        """The addresses that it is disabled for, one by one."""
+    @property
+    def is_gso_disabled(self) -> bool:
+        """Whether it is disabled for all."""
     def connect(self, address: Address) -> None:
         """Make ``address`` the peer that None means; datagrams to it carry no address."""

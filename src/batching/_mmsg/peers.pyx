@@ -34,7 +34,7 @@ cdef class Peer:
 
     @max_segments.setter
     def max_segments(self, int value):
-        self.state.max_segments = value
+        self.state.max_segments = 1 if self.is_spared else value
 
     @property
     def max_segment_size(self):
@@ -43,6 +43,10 @@ cdef class Peer:
     @max_segment_size.setter
     def max_segment_size(self, int value):
         self.state.max_segment_size = value
+
+
+cdef enum:
+    MAX_SPARED = 65536  # destinations: the user's own memory, which nobody else bounds
 
 
 cdef inline bint is_immutable(tuple address):
@@ -70,7 +74,7 @@ cdef class Peers:
         self.is_dual_stack = is_dual_stack
         self.max_segments = max_segments
         self.capacity = max(capacity, 2)  # the connected one stays, and another has to have room
-        self.by_address, self.by_name, self.broadcasts = {}, {}, set()
+        self.by_address, self.by_name, self.spared, self.broadcasts = {}, {}, {}, set()
 
     def __dealloc__(self):
         for i in range(CACHE_SIZE):
@@ -97,6 +101,31 @@ cdef class Peers:
         cdef Peer peer = self.find(address)
         peer.state.is_connected = True
         self.connected = peer
+
+    def disable_gso(self, address):
+        cdef Peer peer
+        cdef bytes key
+        if address is None and self.connected is None:
+            self.is_all_spared = True  # first: who comes meanwhile finds it so
+            for peer in [*self.by_name.values(), *self.spared.values()]:
+                spare(peer)
+            return
+        peer = self.find(address)
+        key = PyBytes_FromStringAndSize(<char *>&peer.state.name, peer.state.name_length)
+        with cython.critical_section(self):
+            peer = self.by_name.get(key, peer)  # the one that is found from now on
+            if key not in self.spared and len(self.spared) >= MAX_SPARED:
+                raise ValueError(f"GSO is disabled for {MAX_SPARED} destinations, at most {MAX_SPARED}")
+            self.spared[key] = peer
+            spare(peer)
+
+    @property
+    def gso_disabled(self):
+        return [(<Peer>peer).address for peer in [*self.spared.values()]]
+
+    @property
+    def is_gso_disabled(self):
+        return self.is_all_spared
 
     cdef Peer find(self, object address):
         cdef size_t slot
@@ -153,19 +182,28 @@ cdef class Peers:
         cdef bytes key = PyBytes_FromStringAndSize(<char *>name, length)
         cdef Peer peer = self.by_name.get(key)
         if peer is None:
-            peer = Peer()
-            peer.state.name = name[0]
-            peer.state.name_length = length
-            peer.state.max_segments = self.max_segments
-            is_ipv6 = self.family == AF_INET6 and not IN6_IS_ADDR_V4MAPPED(&name.sin6_addr)
-            peer.state.max_bytes = 65535 - 8 if is_ipv6 else 65535 - 20 - 8
-            peer.address = spell(name)
-            peer.is_no_source = is_no_source(name)
+            peer = self.spared.get(key)
+            if peer is None:
+                peer = self.newcomer(name, length)
             while len(self.by_name) >= self.capacity:
                 self.forget_one()
             self.by_name[key] = peer
+            peer.is_forgotten = False
+            if self.is_all_spared:  # asked only now: who disables it for all passes over the table
+                spare(peer)
         else:
             peer.is_used = True
+        return peer
+
+    cdef Peer newcomer(self, sockaddr_in6 *name, socklen_t length):
+        cdef Peer peer = Peer()
+        peer.state.name = name[0]
+        peer.state.name_length = length
+        peer.state.max_segments = self.max_segments
+        is_ipv6 = self.family == AF_INET6 and not IN6_IS_ADDR_V4MAPPED(&name.sin6_addr)
+        peer.state.max_bytes = 65535 - 8 if is_ipv6 else 65535 - 20 - 8
+        peer.address = spell(name)
+        peer.is_no_source = is_no_source(name)
         return peer
 
     cdef int forget_one(self) except -1:
@@ -230,6 +268,11 @@ cdef class Peers:
         if peer.is_no_source:
             return False
         return not self.broadcasts or PyBytes_FromStringAndSize(<char *>host, sizeof(in6_addr)) not in self.broadcasts
+
+
+cdef void spare(Peer peer) noexcept:
+    peer.is_spared = True
+    peer.state.max_segments = 1
 
 
 cdef bint is_no_source(sockaddr_in6 *name):

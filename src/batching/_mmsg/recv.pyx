@@ -259,7 +259,7 @@ cdef class RecvSlots(Arrivals):
             message.flags |= arrival.flags & MSG_TRUNC
         if n < length:
             message.flags |= MSG_TRUNC
-            batching_count(&self.counters.recv_truncated, 1)
+            batching_count(&self.counters.numbers.recv_truncated, 1)
 
 
 def parse_control(const unsigned char[::1] control not None):

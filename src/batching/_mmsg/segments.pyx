@@ -215,7 +215,7 @@ cdef class Segments:
 
 
 cdef int number_in(str name, object value, int least, int most) except -1:
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):  # True looks like a switch
         raise TypeError(f"{name} must be int or None, not {type(value).__name__}")
     if not least <= value <= most:
         raise ValueError(f"{name} {value}, must be {least} to {most} or None")

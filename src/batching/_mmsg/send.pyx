@@ -13,6 +13,7 @@ from .lent cimport Lent, export, free_lent, lend, take_back, trim_lent
 from .linux cimport batching_count, batching_load, iovec, raw_decref, raw_incref
 from .peers cimport Peer, Peers
 from .segments cimport Segments
+from .sizes cimport note_size
 from .train cimport (
     Item, PeerState, Piece, Plan, Train, cut_trains, fill_pieces, free_plan, plan_items,
     reserve_items, reserve_pieces, send, trim_plan,
@@ -297,22 +298,21 @@ cdef class SendPlan:
         return sent
 
     cdef void count(self, int sent) noexcept:
-        cdef int i, n_trains = 0, n_datagrams = 0
+        cdef int i, n_datagrams = 0
         cdef size_t n_bytes = 0
         cdef Train *train
         for i in range(self.position, self.position + sent):
             train = &self.plan.trains[i]
-            n_trains += train.segment_size != 0
+            note_size(self.counters.numbers.send_datagrams_per_message, train.n_datagrams)
             n_datagrams += train.n_datagrams
             n_bytes += train.n_bytes
-        batching_count(&self.counters.send_calls, 1)
+        batching_count(&self.counters.numbers.send_calls, 1)
         if sent:
+            note_size(self.counters.numbers.send_messages_per_call, sent)
             self.position += sent
             self.datagrams_sent += n_datagrams
-            batching_count(&self.counters.send_messages, sent)
-            batching_count(&self.counters.send_trains, n_trains)
-            batching_count(&self.counters.send_datagrams, n_datagrams)
-            batching_count(&self.counters.send_bytes, n_bytes)
+            batching_count(&self.counters.numbers.send_datagrams, n_datagrams)
+            batching_count(&self.counters.numbers.send_bytes, n_bytes)
 
     cdef Train *current(self) except NULL:
         if self.position >= self.plan.n_trains:
@@ -338,7 +338,7 @@ cdef class SendPlan:
     def skip(self, int failure):
         cdef Train *train = self.current()
         train.failure = failure
-        batching_count(&self.counters.send_errors, train.n_datagrams)
+        batching_count(&self.counters.numbers.send_errors, train.n_datagrams)
         self.position += 1
 
     def report(self):

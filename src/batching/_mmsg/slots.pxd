@@ -43,7 +43,6 @@ cdef struct SlabPool:  # memory of slabs that nobody looks at any more
 
 cdef struct Tally:  # what one call brought
     int n_datagrams
-    int n_trains
     int n_messages
     int n_lost  # perhaps merged, and without their segment size
     int n_cut
@@ -117,14 +116,12 @@ cdef inline void prepare_slot(mmsghdr *header, iovec *vector, Slot *slot, sockad
 cdef inline void read_arrival(mmsghdr *header, Arrival *arrival, bint may_be_merged, Tally *tally) noexcept nogil:
     cdef Control control = read_control(<const char *>header.msg_hdr.msg_control, header.msg_hdr.msg_controllen)
     memset(arrival, 0, sizeof(Arrival))
-    tally.n_messages += 1
     if control.has_overflows:
         tally.has_overflows = True
         tally.overflows = control.overflows
     arrival.flags = header.msg_hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC)
     if header.msg_hdr.msg_namelen == 0:  # what recvmsg gives after shutdown(); a datagram has a sender
         tally.is_shut_down = True
-        tally.n_messages -= 1
         return
     if arrival.flags & MSG_CTRUNC:
         tally.n_control_cut += 1
@@ -139,7 +136,7 @@ cdef inline void read_arrival(mmsghdr *header, Arrival *arrival, bint may_be_mer
     if control.segment_size and arrival.n_bytes > <size_t>control.segment_size:
         arrival.segment_size = control.segment_size
         arrival.n_datagrams = <int>((arrival.n_bytes + arrival.segment_size - 1) // arrival.segment_size)
-        tally.n_trains += 1
+    tally.n_messages += 1
     tally.n_datagrams += arrival.n_datagrams
     tally.n_bytes += arrival.n_bytes
 

@@ -10,6 +10,7 @@ Rule 4: the lock is reentrant, since a signal handler or a finalizer may send or
 while its thread holds it, or raise.  Hence the order: into the ring first, out of it last.
 Rule 5: a hit takes no lock: one dictionary look-up, which is atomic, and a flag whose
 loss would cost no more than an early farewell.
+Rule 6: whom the user wants spared trains is never forgotten: those stand in a table of their own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = ["Peer", "Peers"]
 
 _MAX_BROADCASTS: Final = 256  # a machine has one a network; a route may cover any number
 _MAX_SPELLINGS: Final = 4  # of one peer; who has more is parsed each time
+_MAX_SPARED: Final = 65536  # destinations: the user's own memory, which nobody else bounds
 
 
 @final
@@ -36,26 +38,41 @@ class Peer:
         "__weakref__",
         "_is_connected",
         "_is_no_source",
+        "_is_spared",
         "_is_used",
         "_max_payload",
+        "_max_segments",
         "_sockaddr",
         "_spellings",
         "address",
         "max_segment_size",
-        "max_segments",
     )
 
     def __init__(self, sockaddr: Sockaddr, max_segments: int) -> None:
         self.address: Address = sockaddr.spell()
-        self.max_segments = max_segments
+        self._max_segments = max_segments
         self.max_segment_size = MAX_SEGMENT_SIZE
         # A train is one UDP message until the kernel cuts it: the same limit applies.
         self._max_payload = MAX_PAYLOAD_IPV4 if sockaddr.is_ipv4 else MAX_PAYLOAD_IPV6
         self._sockaddr = sockaddr
         self._spellings: list[Address] = []
         self._is_connected = False
+        self._is_spared = False
         self._is_used = False
         self._is_no_source = sockaddr.is_no_source
+
+    @property
+    def max_segments(self) -> int:
+        """Datagrams a train to it may have; stays 1 once GSO was disabled for it."""
+        return self._max_segments
+
+    @max_segments.setter
+    def max_segments(self, value: int) -> None:
+        self._max_segments = 1 if self._is_spared else value
+
+    def _spare(self) -> None:
+        self._is_spared = True
+        self._max_segments = 1
 
     def __repr__(self) -> str:
         return f"<Peer {self.address}, at most {self.max_segments} segments>"
@@ -77,10 +94,12 @@ class Peers:
         "_connected",
         "_family",
         "_hand",
+        "_is_all_spared",
         "_is_dual_stack",
         "_lock",
         "_max_segments",
         "_ring",
+        "_spared",
         "tclass",
         "tos",
     )
@@ -97,6 +116,8 @@ class Peers:
         self._lock = threading.RLock()
         self._by_spelling: dict[Address, Peer] = {}
         self._by_sockaddr: dict[Sockaddr, Peer] = {}
+        self._spared: dict[Sockaddr, Peer] = {}
+        self._is_all_spared = False
         self._ring: list[Peer] = []
         # Hosts: only the kernel knows these, so they outlive their Peers.
         self._broadcasts: set[bytes] = set()
@@ -125,6 +146,40 @@ class Peers:
             return self._look_up(spelling, spelling)
         peer._is_used = True
         return peer
+
+    def disable_gso(self, address: object) -> None:
+        """Let no more trains go to ``address``, for good, also when it was forgotten meanwhile.
+
+        None: to the connected one; without one, to anybody.  TypeError and ValueError as
+        ``get``; ValueError for the 65537th address.
+        """
+        if address is None and self._connected is None:
+            with self._lock:
+                self._is_all_spared = True  # first: who comes meanwhile finds it so
+                for peer in [*self._by_sockaddr.values(), *self._spared.values()]:
+                    peer._spare()
+            return
+        peer = self.get(address)
+        sockaddr = peer._sockaddr
+        with self._lock:
+            peer = self._by_sockaddr.get(sockaddr, peer)  # the one that is found from now on
+            if sockaddr not in self._spared and len(self._spared) >= _MAX_SPARED:
+                raise ValueError(
+                    f"GSO is disabled for {_MAX_SPARED} destinations, at most {_MAX_SPARED}"
+                )
+            self._spared[sockaddr] = peer
+            peer._spare()
+
+    @property
+    def gso_disabled(self) -> list[Address]:
+        """The addresses that it is disabled for, one by one."""
+        with self._lock:
+            return [peer.address for peer in self._spared.values()]
+
+    @property
+    def is_gso_disabled(self) -> bool:
+        """Whether it is disabled for all."""
+        return self._is_all_spared
 
     def connect(self, address: Address) -> None:
         """Make ``address`` the peer that None means; datagrams to it carry no address."""
@@ -197,13 +252,16 @@ class Peers:
         if peer is not None:
             peer._is_used = True
             return peer
-        peer = Peer(sockaddr, self._max_segments)
+        peer = self._spared.get(sockaddr) or Peer(sockaddr, self._max_segments)
         if len(self._ring) < self._capacity:
             self._ring.append(peer)
         else:
             self._replace(peer)
         # One that stands in the ring only, after a signal, is pushed out in its turn.
-        return self._by_sockaddr.setdefault(sockaddr, peer)
+        peer = self._by_sockaddr.setdefault(sockaddr, peer)
+        if self._is_all_spared:  # asked only now: who disables it for all passes over the table
+            peer._spare()
+        return peer
 
     def _replace(self, newcomer: Peer) -> None:
         """Put ``newcomer`` into the place of whom the hand finds unused.
@@ -221,6 +279,7 @@ class Peers:
                 continue
             for spelling in peer._spellings:
                 self._by_spelling.pop(spelling, None)
+            peer._spellings = []
             if self._by_sockaddr.get(peer._sockaddr) is peer:
                 del self._by_sockaddr[peer._sockaddr]
             self._ring[place] = newcomer

@@ -27,7 +27,7 @@ from typing import Any, Final, final
 from .._address import Address
 from .._kernel import MSG_CTRUNC, MSG_TRUNC, SLAB_SIZE, WOULD_BLOCK, is_answer
 from .control import find_fields, find_metadata
-from .counters import Counters
+from .counters import Counters, tally
 from .descriptor import POLLIN, Descriptor
 from .message import Message, pin
 from .peers import Peers
@@ -334,7 +334,7 @@ class RecvSlots:
                 view = memoryview(slab[0])[:n]
                 trains.append(Train(slab, view, size, count, sender, flags, control))
             n_messages = len(trains)
-            n_trains = sum(train.n_datagrams > 1 for train in trains)
+            sizes = tally(train.n_datagrams for train in trains)
             n_datagrams = sum(train.n_datagrams for train in trains)
             n_bytes = sum(train.data.nbytes for train in trains)
             new = State(state.trains + trains, state.first, state.pending + n_datagrams)
@@ -344,8 +344,8 @@ class RecvSlots:
                 self._state = new
                 del self._arrived[accepted]
                 counters.recv_calls += n_calls
-                counters.recv_messages += n_messages
-                counters.recv_trains += n_trains
+                counters.recv_messages_per_call += n_messages  # a call each
+                counters.recv_datagrams_per_message += sizes
                 counters.recv_datagrams += n_datagrams
                 counters.recv_bytes += n_bytes
                 counters.recv_truncated += n_cut

@@ -188,7 +188,7 @@ class Segments:
 
 
 def _number_in(name: str, value: int, least: int, most: int) -> int:
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):  # True looks like a switch
         raise TypeError(f"{name} must be int or None, not {type(value).__name__}")
     if not least <= value <= most:
         raise ValueError(f"{name} {value}, must be {least} to {most} or None")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 from .._address import Address
 from .._kernel import SOL_UDP, UDP_SEGMENT, is_answer
 from .buffer import byte_view
-from .counters import Counters
+from .counters import Counters, tally
 from .descriptor import Descriptor
 from .mark import mark_of
 from .peers import Peer, Peers
@@ -343,7 +343,7 @@ class SendPlan:
         """Move on by what the kernel took, once; release() does it where a signal came between."""
         n_messages = len(self._took)
         sent = self._tried[:n_messages]
-        n_trains = sum(message.n_datagrams > 1 for message in sent)
+        sizes = tally(message.n_datagrams for message in sent)
         n_datagrams = sum(message.n_datagrams for message in sent)
         n_bytes = sum(message.n_bytes for message in sent)
         counters = self._counters
@@ -353,8 +353,8 @@ class SendPlan:
             self.position += n_messages
             self.datagrams_sent += n_datagrams
             counters.send_calls += n_messages + has_failed
-            counters.send_messages += n_messages
-            counters.send_trains += n_trains
+            counters.send_messages_per_call += n_messages  # a call each
+            counters.send_datagrams_per_message += sizes
             counters.send_datagrams += n_datagrams
             counters.send_bytes += n_bytes
 

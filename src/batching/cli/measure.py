@@ -170,7 +170,8 @@ class _Child:
         home = str(Path(batching.__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _WORKER, job.encode()],
+            # -P: no file of the current folder is taken for a module of that name.
+            [sys.executable, "-P", "-c", _WORKER, job.encode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
