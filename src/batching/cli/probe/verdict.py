@@ -16,7 +16,7 @@ from .tally import Count
 
 __all__ = ["judge"]
 
-_HERE: Final = "set BATCHING_DISABLE_UDP_GSO=1, or call conn.disable_gso(addr), for what sends there"
+_HERE: Final = "set BATCHING_DISABLE_UDP_GSO=1, or call conn.disable_gso(addr), where it is sent"
 _FIX: Final[dict[Direction, str]] = {"out": f"here: {_HERE}", "back": f"on the server: {_HERE}"}
 _RECEIVER: Final[dict[Direction, str]] = {"out": "the server", "back": "this side"}
 _DOUBT: Final = 3.0  # of 6.9, as a logarithm: six rounds that agree
