@@ -24,7 +24,7 @@ from loopback import (
     needs_ipv6,
     needs_linux,
 )
-from marks import EVERYTHING, MarkedPeer, Way, each_way, opened, receive
+from marks import EVERYTHING, WAYS, MarkedPeer, Way, each_way, opened, receive
 
 pytestmark = [pytest.mark.kernel, needs_linux]
 
@@ -159,3 +159,18 @@ def test_a_bad_number_is_refused_at_once(
     train = backend.Segments(b"a", 1)
     with pytest.raises(kind, match=f"^{re.escape(text)}$"):
         setattr(train, name, value)
+
+
+@pytest.mark.parametrize("name", ["IPv4", pytest.param("v4-mapped", marks=needs_ipv6)])
+def test_a_broadcast_is_answered_though_many_have_written_meanwhile(name: str) -> None:
+    with opened(WAYS[name], pktinfo=True) as conn, PlainPeer() as peer:
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        peer.send(("127.255.255.255", conn.local_addr()[1]), b"who is there")
+        asked = receive(conn, 1)
+        prefix = "" if name == "IPv4" else "::ffff:"
+        for number in range(5000):
+            conn._peers.get((f"{prefix}10.1.{number >> 8}.{number & 255}", 9))
+        here = (asked[0].local_addr or ())[0]
+        answer = Segments(b"me", 2, asked[0].addr, local_addr=(here, 0))  # whatever port
+        assert conn.send_segments([*asked, answer]) == 2
+        assert peer.collect(2) == [b"who is there", b"me"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -318,3 +320,16 @@ def test_a_childs_close_leaves_the_parents_sleepers_alone(rig: Rig, is_told: boo
     assert time.monotonic() - start >= 0.049
     rig.send(b"still there")
     assert rig.slots.attempt(rig.rx) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", [bytearray, lambda n: memoryview(bytearray(n))])
+def test_a_loaded_plan_that_became_garbage_takes_back_what_it_lent(
+    rig: Rig, kind: Callable[[int], Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = type(rig.plan)(rig.peers, rig.counters)
+    items: list[Any] = [(kind(1000), A) for _ in range(5)]
+    plan.load(items)
+    items.insert(0, plan)  # before what it borrows, as the collector goes
+    del plan, items
+    gc.collect()
+    assert "exported buffers" not in capfd.readouterr().err

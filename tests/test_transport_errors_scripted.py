@@ -16,6 +16,7 @@ import pytest
 
 from batching._errqueue import ErrorQueue
 from batching._kernel import NETWORK_ERRORS
+from batching._waiter import Waiter
 from fake_core import Rule, Scene, scene
 
 PENDING = sorted(NETWORK_ERRORS)
@@ -116,3 +117,21 @@ def test_waiting_for_a_full_device_goes_its_own_way(backend: Any) -> None:
         assert error is not None
         assert error.errors[0].errno == errno.ENOBUFS
         assert len(on.kernel.refused) == 4
+
+
+@pytest.mark.parametrize("timeout", [0, None])
+def test_close_before_unread_errors_are_looked_for_ends_the_call_as_any_other(
+    backend: Any, timeout: float | None
+) -> None:
+    # Whoever waits a second time, or must not, looks; in another thread somebody closes then.
+    with scene(backend, (1, errno.EAGAIN), (0, errno.EAGAIN), timeout=timeout) as on:
+        look = Waiter.is_shut_down
+
+        def close_first(waiter: Waiter) -> bool:
+            on.descriptor.close()
+            return look(waiter)
+
+        with mock.patch.object(Waiter, "is_shut_down", close_first):
+            error = on.send([(b"a", on.a), (b"b", on.b), (b"c", on.c)])
+        assert error is not None
+        assert (error.errno, error.sent, error.unsent) == (errno.EBADF, 1, [1, 2])

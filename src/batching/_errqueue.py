@@ -13,6 +13,7 @@ Some facts (ip(7), linux/errqueue.h), and what they mean for us:
 
 from __future__ import annotations
 
+import contextlib
 import errno as errnos
 import socket
 import struct
@@ -88,10 +89,10 @@ class ErrorQueue:
 
     def take(self) -> list[TransportError]:
         """Return what waits, the oldest first; it waits no more."""
+        fresh: deque[TransportError] = deque()
         with self._lock:
-            errors = list(self._errors)
-            self._errors.clear()
-            return errors
+            errors, self._errors = self._errors, fresh  # without a call: no handler in between
+        return list(errors)
 
     def after_fork(self) -> None:
         """Make the lock new, in a forked child."""
@@ -99,14 +100,14 @@ class ErrorQueue:
 
     def _note(self, error: TransportError) -> None:
         with self._lock:
-            errors = self._errors
             # A datagram that this machine refuses is tried once more, and is one all the same.
-            if errors and error.origin == "local" and errors[-1] == error:
+            if error.origin == "local" and self._errors and self._errors[-1] == error:
                 return
-            if len(errors) >= MAX_WAITING:
-                errors.popleft()
-                self.lost += 1
-            errors.append(error)
+            self._errors.append(error)
+            if len(self._errors) > MAX_WAITING:
+                with contextlib.suppress(IndexError):  # a signal's handler has just taken them
+                    self._errors.popleft()
+                    self.lost += 1
 
 
 def queued_errors(sock: socket.socket) -> Iterator[TransportError]:

@@ -314,7 +314,12 @@ class Sender:
 
     def _await_room(self, started: float, ticket: int, n_waits: int) -> int:
         if n_waits or self._waiter.timeout == 0:
-            self._waiter.is_shut_down()  # no matter for sending, but unread errors are
+            try:
+                self._waiter.is_shut_down()  # no matter for sending, but unread errors are
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                return errno.EBADF  # closed meanwhile: what was sent is to be told
         return self._waiter.wait(POLLOUT, started, ticket)
 
     def _may_pause(self, trial: _Trial | None, started: float, n_pauses: int) -> bool:

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from batching import Conn, open_conn
+from batching import Conn, _errqueue, open_conn
 from boundaries import NEVER, SIGNAL, Boundaries
 from boundaries import boundaries as boundaries
-from loopback import ANY_PORT, PATIENCE_S, PlainPeer, messages
+from loopback import ANY_PORT, PATIENCE_S, PlainPeer, messages, needs_linux
 
 pytestmark = pytest.mark.slow
 Receive = Callable[[Conn], list[bytes]]
@@ -152,3 +152,46 @@ def test_a_handler_that_closes(
         sent = conn.stats().send_datagrams
         assert peer.collect(sent) == SENT[:sent], boundaries.place
         conn.close()
+
+
+def ask_for_errors(conn: Conn, _to: Any) -> list[Any]:
+    return conn.recv_transport_errors()
+
+
+def meet_errors(conn: Conn, to: Any) -> list[Any]:
+    conn.send_batch([(data, to) for data in SENT])
+    return []
+
+
+def send_and_ask(conn: Conn, datagrams: list[Any]) -> list[Any]:
+    conn.send_batch(datagrams)
+    return conn.recv_transport_errors()
+
+
+@needs_linux
+@pytest.mark.parametrize("n_before", [1, 3])
+@pytest.mark.parametrize("inner", [ask_for_errors, meet_errors])
+def test_a_handler_amid_the_errors_of_the_network(
+    boundaries: Boundaries,
+    monkeypatch: pytest.MonkeyPatch,
+    inner: Callable[[Conn, Any], list[Any]],
+    n_before: int,
+) -> None:
+    monkeypatch.setattr(_errqueue, "MAX_WAITING", 2)  # of 3, one makes room
+    with PlainPeer() as gone:
+        dead = gone.address
+    found: list[Any] = []
+    conn: Conn
+
+    def handle(_number: int, _frame: object) -> None:
+        found.extend(inner(conn, dead))
+
+    signal.signal(SIGNAL, handle)
+    for chosen in itertools.chain((NEVER,) * 3, boundaries.each()):
+        found.clear()
+        with open_conn(ANY_PORT, transport_errors=True, gso="off") as conn:  # an error each
+            conn.settimeout(0)
+            found += boundaries.run(lambda: send_and_ask(conn, [(b"x", dead)] * n_before), chosen)
+            found += conn.recv_transport_errors()
+            n_known = len(found) + conn.stats().transport_errors_lost
+            assert n_known == conn.stats().send_datagrams, boundaries.place

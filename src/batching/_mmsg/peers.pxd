@@ -3,11 +3,12 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint16_t
 
 from .control cimport Metadata
-from .linux cimport sockaddr_in6, socklen_t
+from .linux cimport in6_addr, sockaddr_in6, socklen_t
 from .train cimport PeerState
 
 cdef enum:
     CACHE_SIZE = 1024  # a power of two
+    MAX_BROADCASTS = 256  # a machine has one a network; a route of that kind may cover any number
 
 
 cdef class Peer:
@@ -15,7 +16,7 @@ cdef class Peer:
     cdef readonly object address
     cdef bint is_used, is_forgotten
     cdef bint is_spared  # for good: max_segments is 1, whatever it is set to
-    cdef bint is_no_source  # nothing is sent from it: it is a group's address, or a broadcast
+    cdef bint is_no_source  # nothing is sent from it: it is a group's address, or a wildcard
 
 
 cdef class Peers:
@@ -27,6 +28,7 @@ cdef class Peers:
     cdef dict by_address, by_name  # address tuple, sockaddr bytes → Peer
     cdef dict spared  # likewise by name: those without GSO by the user's wish, never forgotten
     cdef bint is_all_spared
+    cdef set broadcasts  # hosts, of IPv4 v4-mapped: only the kernel knows these, so they outlive their Peers
     cdef PyObject *seen[CACHE_SIZE]  # the address object (owned) that hashed here last,
     cdef PyObject *seen_peer[CACHE_SIZE]  # and its Peer (owned)
     cdef PyObject *heard[CACHE_SIZE]  # the Peer (owned) whose sockaddr hashed here last
@@ -40,3 +42,5 @@ cdef class Peers:
     cdef int forget_one(self) except -1
     cdef Peer hear(self, sockaddr_in6 *name, socklen_t length)
     cdef object heard_at(self, Metadata *found, uint16_t port)
+    cdef int note_source(self, Metadata *found) except -1
+    cdef bint is_source(self, Peer peer, in6_addr *host) except -1

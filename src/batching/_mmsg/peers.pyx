@@ -74,7 +74,7 @@ cdef class Peers:
         self.is_dual_stack = is_dual_stack
         self.max_segments = max_segments
         self.capacity = max(capacity, 2)  # the connected one stays, and another has to have room
-        self.by_address, self.by_name, self.spared = {}, {}, {}
+        self.by_address, self.by_name, self.spared, self.broadcasts = {}, {}, {}, set()
 
     def __dealloc__(self):
         for i in range(CACHE_SIZE):
@@ -249,9 +249,25 @@ cdef class Peers:
             if is_of_a_link(&found.local):
                 name.sin6_scope_id = found.interface
             peer = self.hear(&name, sizeof(sockaddr_in6))
-        if found.is_no_source:
-            peer.is_no_source = True
+        if found.is_no_source and not peer.is_no_source or self.broadcasts:
+            self.note_source(found)
         return peer.address
+
+    cdef int note_source(self, Metadata *found) except -1:
+        cdef bytes host = PyBytes_FromStringAndSize(<char *>&found.local, sizeof(in6_addr))
+        if not found.is_no_source:
+            self.broadcasts.discard(host)  # an address may become one of ours
+        elif host not in self.broadcasts:
+            if len(self.broadcasts) >= MAX_BROADCASTS:
+                self.broadcasts.clear()
+            self.broadcasts.add(host)
+        return 0
+
+    cdef bint is_source(self, Peer peer, in6_addr *host) except -1:
+        # Whether something can be sent from a peer, whose host is given, of IPv4 v4-mapped.
+        if peer.is_no_source:
+            return False
+        return not self.broadcasts or PyBytes_FromStringAndSize(<char *>host, sizeof(in6_addr)) not in self.broadcasts
 
 
 cdef void spare(Peer peer) noexcept:
@@ -260,7 +276,7 @@ cdef void spare(Peer peer) noexcept:
 
 
 cdef bint is_no_source(sockaddr_in6 *name):
-    # A group's address, a broadcast, or a wildcard.
+    # A group's address, the broadcast of every network, or a wildcard.
     cdef unsigned char *host = name.sin6_addr.s6_addr
     if name.sin6_family == AF_INET:
         host = <unsigned char *>&(<sockaddr_in *>name).sin_addr

@@ -7,7 +7,7 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.string cimport memcmp, memset
 
 from .control cimport ECN_BITS
-from .linux cimport IN6_IS_ADDR_LINKLOCAL
+from .linux cimport IN6_IS_ADDR_LINKLOCAL, in6_addr
 from .mark cimport Mark, Marks, add_mark, host_of
 from .peers cimport Peer, Peers
 from .slab cimport Slab
@@ -116,6 +116,7 @@ cdef class Segments:
     cdef int add_mark(self, Marks *marks, Peers peers) except -1:
         cdef Peer local
         cdef Mark mark
+        cdef in6_addr host
         memset(&mark, 0, sizeof(mark))
         mark.tos = mark.tclass = -1
         if self.ecn_mark >= 0:
@@ -125,9 +126,10 @@ cdef class Segments:
             mark.interface = self.interface_index
         if self.local_addr is not None:
             local = peers.find(self.local_addr)
-            if not local.is_no_source:
+            host = host_of(&local.state.name)
+            if peers.is_source(local, &host):
                 mark.has_source = True
-                mark.source = host_of(&local.state.name)
+                mark.source = host
                 if mark.interface == 0 and IN6_IS_ADDR_LINKLOCAL(&mark.source):
                     mark.interface = <int>local.state.name.sin6_scope_id
         return add_mark(marks, &mark)

@@ -29,7 +29,7 @@ WINDOW = WINDOW_
 
 
 @cython.final
-@cython.no_gc_clear  # __dealloc__ needs what it holds
+@cython.no_gc  # the collector would clear the list of what is lent, and so free that, before it is taken back
 cdef class SendPlan:
     """A window of datagrams as messages: who shares one, and how far sending has come."""
     cdef Plan plan

@@ -71,7 +71,7 @@ def mark_of(train: Segments, peers: Peers) -> Mark | None:
         interface = train.interface or 0
     if train.local_addr is not None:
         local = peers.get(train.local_addr)
-        if not local._is_no_source:
+        if peers._is_source(local):
             source = local._sockaddr
             if not interface and source.is_link_local:
                 interface = source.scope_id

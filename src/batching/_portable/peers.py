@@ -25,6 +25,7 @@ from .control import Metadata
 
 __all__ = ["Peer", "Peers"]
 
+_MAX_BROADCASTS: Final = 256  # a machine has one a network; a route may cover any number
 _MAX_SPELLINGS: Final = 4  # of one peer; who has more is parsed each time
 _MAX_SPARED: Final = 65536  # destinations: the user's own memory, which nobody else bounds
 
@@ -58,7 +59,7 @@ class Peer:
         self._is_connected = False
         self._is_spared = False
         self._is_used = False
-        self._is_no_source = sockaddr.is_no_source  # a broadcast is known by what came to it
+        self._is_no_source = sockaddr.is_no_source
 
     @property
     def max_segments(self) -> int:
@@ -86,6 +87,7 @@ class Peers:
 
     __slots__ = (
         "__weakref__",
+        "_broadcasts",
         "_by_sockaddr",
         "_by_spelling",
         "_capacity",
@@ -117,6 +119,8 @@ class Peers:
         self._spared: dict[Sockaddr, Peer] = {}
         self._is_all_spared = False
         self._ring: list[Peer] = []
+        # Hosts: only the kernel knows these, so they outlive their Peers.
+        self._broadcasts: set[bytes] = set()
         self._hand = 0
         self._connected: Peer | None = None
         self.tos = self.tclass = 0  # the socket's, of which marked trains keep DSCP
@@ -208,9 +212,21 @@ class Peers:
             sockaddr = sockaddr._replace(scope_id=found.interface or 0)
         with self._lock:
             peer = self._intern(sockaddr)
-        if found.is_no_source:
-            peer._is_no_source = True
+        if (found.is_no_source and not peer._is_no_source) or self._broadcasts:
+            self._note_source(sockaddr.host, found.is_no_source)
         return peer.address
+
+    def _note_source(self, host: bytes, is_none: bool) -> None:
+        if not is_none:
+            self._broadcasts.discard(host)  # an address may become one of ours
+        elif host not in self._broadcasts:
+            if len(self._broadcasts) >= _MAX_BROADCASTS:
+                self._broadcasts.clear()
+            self._broadcasts.add(host)
+
+    def _is_source(self, peer: Peer) -> bool:
+        """Tell whether something can be sent from a peer."""
+        return not peer._is_no_source and peer._sockaddr.host not in self._broadcasts
 
     def _parse(self, address: object) -> Sockaddr:
         return parse_address(address, self._family, self._is_dual_stack)
