@@ -47,7 +47,7 @@ class DatagramTransport(SendingTransport):
             handle = self._loop._add_reader(fd, callback, *arguments)
             self._context = getattr(handle, "_context", None)
 
-    # CPython's own datagram transports have the three from 3.11.4 on, Debian 12 has 3.11.2.
+    # The three are missing in the datagram transports of CPython 3.11.2, which Debian 12 has.
     def is_reading(self) -> bool:
         return not self._closing and not self._paused
 

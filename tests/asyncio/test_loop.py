@@ -351,7 +351,7 @@ def test_only_the_datagram_transport_and_the_end_of_a_run_are_replaced() -> None
     assert names == {"_make_datagram_transport", "run_forever"}
 
 
-def test_reading_needs_nothing_that_cpython_has_from_3_11_4_on(
+def test_reading_needs_nothing_that_cpython_3_11_2_lacks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     older = asyncio.selector_events._SelectorTransport  # type: ignore[attr-defined]
