@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import errno
 import io
 import socket
@@ -272,6 +273,11 @@ def test_data_hold_the_buffer_until_they_are_released() -> None:
         data.tobytes()
     buffer.clear()
     assert msg.data.tobytes() == b""
+
+
+def test_data_of_a_buffer_that_holds_nothing_is_empty() -> None:
+    rows = ((ctypes.c_char * 3) * 0)()  # of shape (0, 3)
+    assert bytes(Message([rows]).data) == b""
 
 
 def test_min_control_message_size_holds_every_option() -> None:

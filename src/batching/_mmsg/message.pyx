@@ -47,7 +47,8 @@ cdef class Message:
         if is_bytearray(<PyObject *>buffer) and 0 <= n <= raw_view(<PyObject *>view).len:
             cut_view(view, n)  # it is new and ours: slicing would make another
             return view
-        return view.cast("B")[:n]
+        # A view with a zero in its shape cannot be cast; it holds nothing anyway.
+        return view.cast("B")[:n] if view.nbytes else memoryview(b"")
 
     def __repr__(self):
         return f"<Message n={self.n} nn={self.nn} flags={self.flags:#x} addr={self.addr!r}>"
