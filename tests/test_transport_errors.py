@@ -85,13 +85,19 @@ def at(request: pytest.FixtureRequest) -> Iterator[Stand]:
         yield at
 
 
+def events_of(conn: Conn) -> int:
+    """Return what poll tells: all that may be asked while another thread reads."""
+    poller = select.poll()
+    poller.register(conn, 0)
+    return sum(found for _, found in poller.poll(0))
+
+
 def polled(conn: Conn) -> int:
     """Return the events of errors that poll tells; select and epoll must tell alike."""
-    poller, epoll = select.poll(), select.epoll()
+    epoll = select.epoll()
     with contextlib.closing(epoll):
-        poller.register(conn, 0)
         epoll.register(conn, 0)
-        events = sum(found for _, found in poller.poll(0))
+        events = events_of(conn)
         assert sum(found for _, found in epoll.poll(0)) == events
         assert bool(select.select([conn], [], [], 0)[0]) == bool(events)
     return events
@@ -223,7 +229,7 @@ def test_a_blocked_receiver_hears_nothing_and_goes_on(at: Stand) -> None:
     at.conn.settimeout(PATIENCE_S)
     reader = start_reader(at.conn, at.conn.recv_batch)
     at.send_to_the_dead(5)
-    until(lambda: polled(at.conn) == 0)
+    until(lambda: events_of(at.conn) == 0)
     port = at.conn.local_addr()[1]
     at.peer.send((at.dead[0], port), b"alive")
     assert reader.result(PATIENCE_S) == [(b"alive", at.peer.address)]
