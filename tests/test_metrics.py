@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import uuid
+from collections.abc import Callable
 
 import pytest
 
@@ -41,11 +42,8 @@ def test_counter_never_goes_back(name: str) -> None:
         counter(name).add(-1)
 
 
-def test_counter_loses_nothing_between_threads(name: str) -> None:
-    def work() -> None:
-        for _ in range(5_000):
-            counter(name).add(1)
-
+def run_in_threads(work: Callable[[], None]) -> None:
+    """Run it in four threads that take turns as often as they can."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -56,6 +54,14 @@ def test_counter_loses_nothing_between_threads(name: str) -> None:
             thread.join()
     finally:
         sys.setswitchinterval(interval)
+
+
+def test_counter_loses_nothing_between_threads(name: str) -> None:
+    def work() -> None:
+        for _ in range(5_000):
+            counter(name).add(1)
+
+    run_in_threads(work)
     assert counters()[name] == 20_000
 
 
@@ -80,14 +86,5 @@ def test_threads_that_read_a_number_of_the_kernels_count_it_once() -> None:
     def work() -> None:
         noted.extend(drops.note(seen) for seen in kernel)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
+    run_in_threads(work)
     assert drops.total == sum(noted) == 20_000

@@ -127,7 +127,7 @@ def set_sending(
         for option, value in (
             (socket.IPV6_MULTICAST_IF, index),
             (socket.IPV6_MULTICAST_HOPS, ttl),
-            (socket.IPV6_MULTICAST_LOOP, None if loop is None else bool(loop)),
+            (socket.IPV6_MULTICAST_LOOP, loop),
         ):
             if value is not None:
                 sock.setsockopt(SOL_IPV6, option, value)
@@ -143,7 +143,7 @@ def _set_sending_of_ipv4(
     if ttl is not None:
         sock.setsockopt(SOL_IP, socket.IP_MULTICAST_TTL, ttl)
     if loop is not None:
-        sock.setsockopt(SOL_IP, socket.IP_MULTICAST_LOOP, bool(loop))
+        sock.setsockopt(SOL_IP, socket.IP_MULTICAST_LOOP, loop)
 
 
 def index_of(interface: int | str) -> int:

@@ -114,7 +114,8 @@ class OptionsConn(SocketConn):
             raise ValueError(f"option {why}")
         with self._open_waiter.descriptor as sock:
             sock.setsockopt(level, option, value)
-            self.note_traffic_class(sock)
+            if (level, option) in _traffic_class_options(sock):
+                self.note_traffic_class(sock)
 
     def getsockopt(self, level: int, option: int, buflen: int = 0) -> int | bytes:
         """Return an option as ``socket.getsockopt`` does: an int, or ``buflen`` bytes."""
