@@ -6,14 +6,13 @@
 # Rule 2: all is taken back at one time.  Both may run the objects' own code.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
 from .linux cimport (
-    BATCHING_HAS_GIL, batching_pin, batching_unpin, is_bytearray, is_open_view, raw_bytearray_data, raw_bytearray_size,
-    raw_view,
+    BATCHING_HAS_GIL, batching_pin, batching_unpin, is_bytearray, is_bytes, is_open_view, raw_bytearray_data,
+    raw_bytearray_size, raw_bytes_data, raw_bytes_size, raw_view,
 )
 
 cdef enum:
@@ -51,28 +50,29 @@ cdef inline int export(Lent *lent, object data, bint is_writable, char **memory,
     return 0
 
 cdef inline int pin(Lent *lent, PyObject *data) except -1:
-    lent.pinned = <PyObject **>with_room(lent.pinned, lent.n_pinned, &lent.pinned_capacity, sizeof(PyObject *))
+    if lent.n_pinned == lent.pinned_capacity:
+        lent.pinned = <PyObject **>with_room(lent.pinned, lent.n_pinned, &lent.pinned_capacity, sizeof(PyObject *))
     batching_pin(data)
     lent.pinned[lent.n_pinned] = data
     lent.n_pinned += 1
     return 0
 
-cdef inline int lend(Lent *lent, object data, bint is_writable, char **memory, size_t *n_bytes) except -1:
-    if PyBytes_CheckExact(data) and not is_writable:
-        memory[0] = PyBytes_AS_STRING(data)
-        n_bytes[0] = PyBytes_GET_SIZE(data)
+cdef inline int lend(Lent *lent, PyObject *data, bint is_writable, char **memory, size_t *n_bytes) except -1:
+    if is_bytes(data) and not is_writable:
+        memory[0] = raw_bytes_data(data)
+        n_bytes[0] = raw_bytes_size(data)
         return 0
-    if BATCHING_HAS_GIL and is_bytearray(<PyObject *>data):
-        pin(lent, <PyObject *>data)
-        memory[0] = raw_bytearray_data(<PyObject *>data)
-        n_bytes[0] = raw_bytearray_size(<PyObject *>data)
+    if BATCHING_HAS_GIL and is_bytearray(data):
+        pin(lent, data)
+        memory[0] = raw_bytearray_data(data)
+        n_bytes[0] = raw_bytearray_size(data)
         return 0
-    if BATCHING_HAS_GIL and is_open_view(<PyObject *>data, is_writable):
-        pin(lent, <PyObject *>data)
-        memory[0] = <char *>raw_view(<PyObject *>data).buf
-        n_bytes[0] = raw_view(<PyObject *>data).len
+    if BATCHING_HAS_GIL and is_open_view(data, is_writable):
+        pin(lent, data)
+        memory[0] = <char *>raw_view(data).buf
+        n_bytes[0] = raw_view(data).len
         return 0
-    return export(lent, data, is_writable, memory, n_bytes)
+    return export(lent, <object>data, is_writable, memory, n_bytes)
 
 cdef inline int take_back(Lent *lent) except -1:
     cdef int i, n_views = lent.n_views
