@@ -31,6 +31,7 @@ cdef extern from *:
     #define batching_resume_gc(was) ((void)(was))
     #endif
     #define batching_stolen(o) (o)
+    #define batching_items(l) (((PyListObject *)(l))->ob_item)
     /* Of a list that nobody else has seen, and whose items from n on are NULL: it cannot fail. */
     #define batching_shorten(l, n) Py_SET_SIZE((PyVarObject *)(l), (n))
     /* What getbuffer and releasebuffer of bytearrays and of memoryviews do beside counting references; with the GIL. */
@@ -64,6 +65,7 @@ cdef extern from *:
     bint is_open_view "batching_is_open"(PyObject *o, bint is_writable) noexcept
     void cut_view "batching_cut"(object view, Py_ssize_t n) noexcept
     void raw_list_shorten "batching_shorten"(PyObject *l, Py_ssize_t n) noexcept
+    PyObject **raw_items "batching_items"(list l) noexcept
     object stolen "batching_stolen"(PyObject *reference)  # hand a reference over to Cython
 
 cdef extern from "Python.h":

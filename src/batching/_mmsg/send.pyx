@@ -9,7 +9,7 @@ from libc.errno cimport EBADF, errno
 from libc.string cimport memcpy
 
 from .descriptor cimport Counters, Descriptor
-from .lent cimport Lent, export, free_lent, lend, take_back, trim_lent
+from .lent cimport Lent, export, free_lent, lend, lend_bytearrays, take_back, trim_lent
 from .linux cimport batching_count, batching_load, iovec, raw_decref, raw_incref
 from .peers cimport Peer, Peers
 from .segments cimport Segments
@@ -199,7 +199,7 @@ cdef class SendPlan:
             if n:
                 self.aim(peer)
             vector = self.plan.iovecs
-            for i in range(n):
+            for i in range(lend_bytearrays(&self.lent, items, offset, left_out, vector), n):
                 lend(&self.lent, PyList_GET_ITEM(items, i), is_written, &memory, &n_bytes)
                 if n_bytes < <size_t>offset:
                     raise ValueError(f"offset {offset}, but only {n_bytes} bytes")
