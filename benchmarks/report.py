@@ -113,6 +113,7 @@ def machine(book: Book) -> str:
 
 
 def goals(book: Book) -> str:
+    """Return all that is judged, and what is to be seen beside it: in a table of peers, no goal."""
     judged = book.judged()
     met = sum(found.met is True for found in judged)
     rows = (
@@ -121,12 +122,12 @@ def goals(book: Book) -> str:
             found.name,
             f"{short(found.median)} {found.unit}".strip(),
             found.spread,
-            found.goal.replace(">=", "≥").replace("<=", "≤"),
-            "met" if found.met else "**missed**",
+            found.goal.replace(">=", "≥").replace("<=", "≤") or "none",
+            {True: "met", False: "**missed**", None: ""}[found.met],
         )
         for group, outcomes in book.outcomes.items()
         for found in outcomes
-        if found.goal
+        if found.goal or group in book.tables
     )
     head = ("group", "what", "median", "spread", "goal", "")
     return f"{met} of {len(judged)} goals are met.\n\n{table(head, rows)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ DOCUMENT = "".join(
     for name in SECTIONS
 )
 SEND = {"sent": 128, "received": 128, "cpu ns": 90.0, "other cpu ns": 80.0}
+SETTINGS = {"rounds": 2, "seconds": 0.1, "cores": [0, 1]}
 MACHINE = {
     "processor": "A processor",
     "cpus": 2,
@@ -46,6 +48,11 @@ def send_at(wall_ns: float) -> list[dict[str, float]]:
     return [{**SEND, "wall ns": wall_ns}, {**SEND, "wall ns": wall_ns * 1.1}]
 
 
+def receive_at(cpu_ns: float) -> list[dict[str, float]]:
+    """Return what a round of receiving yields."""
+    return [{**SEND, "wall ns": cpu_ns, "cpu ns": cpu_ns, "queued cpu ns": cpu_ns}]
+
+
 def recorded(directory: Path) -> Any:
     """Return what a run has found, as it was written and read again."""
     contest, goals, work = module("contest"), module("goals"), module("work")
@@ -60,11 +67,21 @@ def recorded(directory: Path) -> Any:
     lossy = contest.Table(work.Work("send", path="lossy"), [], "no netem here")
     pings = [{"p50": 2e4, "p99": 3e4, "p999": 4e4, "cpu ns": 9e3, "other cpu ns": 9e3}]
     ping = contest.Table(work.Work("ping", count=1), [contest.Row("C", "C", pings, 1024.0)])
-    found = book.Book("2026-11-24", MACHINE, {"rounds": 2, "seconds": 0.1, "cores": [0, 1]})
-    for group, each in (("send", table), ("paths", lossy), ("ping", ping)):
+    found = book.Book("2026-11-24", MACHINE, SETTINGS)
+    received = [
+        contest.Row(name, peer, receive_at(cpu_ns), 1024.0)
+        for name, peer, cpu_ns in (
+            ("read_batch", "batching", 80.0),
+            ("C, copying", "C", 110.0),
+            ("Go batching", "batching (Go)", 100.0),
+        )
+    ]
+    receive = contest.Table(work.Work("receive", "64"), received)
+    tables = (("send", table), ("receive", receive), ("paths", lossy), ("ping", ping))
+    for group, each in tables:
         found.add(group, each)
-    for each in goals.judge(table):
-        found.add("send", each)
+        for outcome_of_it in goals.judge(each):
+            found.add(group, outcome_of_it)
     found.add("latency", outcome.Outcome("ping-pong / plain, p50", [1.25], at_most=1.05))
     found.add("latency", outcome.Outcome("round trip / plain, p50", [0.9], at_most=1.05))
     found.failures["echo"] = "interrupted"
@@ -106,10 +123,18 @@ def test_report_replaces_what_stands_between_markers_and_nothing_else(document: 
         "**1400 B send, 1 % loss**: not measured: no netem here",
         "**echo failed:** interrupted.",
         "| C | 20.0 | 30.0 | 40.0 | 9000 | 9000 | 1.0 |",
+        "2 of 6 goals are met.",
+        "| receive | 64 B receive: C, copying / Go batching, CPU | 1.100 |  | none |  |",
     ],
 )
 def test_report_tells_what_was_met_missed_lost_and_what_failed(document: Path, line: str) -> None:
     assert line in document.read_text(encoding="utf-8").splitlines()
+
+
+def test_ratio_of_two_others_is_none_of_ours_that_is_behind(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    lost = text[text.index("<!-- begin: losses -->") : text.index("<!-- end: losses -->")]
+    assert "C, copying" not in lost
 
 
 def test_report_shows_the_plots_that_were_drawn(document: Path) -> None:
@@ -139,7 +164,7 @@ def test_run_that_has_a_group_again_takes_its_place_and_ends_its_failure(tmp_pat
     assert book.failures == {"echo": "interrupted", "memory": "not here"}
     assert "send" not in book.outcomes, "of a table that is no more"
     assert len(book.outcomes["latency"]) == 1
-    assert [*book.tables] == ["send", "paths", "ping"]
+    assert [*book.tables] == ["send", "receive", "paths", "ping"]
 
 
 def test_relay_that_takes_more_time_is_behind_and_one_that_takes_less_is_not() -> None:
@@ -223,6 +248,22 @@ def test_contender_that_fails_is_out_and_the_others_go_on(setup: Any) -> None:
     assert [len(row.samples) for row in table.rows] == [0, 1, 0]
     sample = table.row("send_batch").samples[0]
     assert sample["received"] == sample["sent"] > 0
+
+
+@pytest.mark.parametrize("size", ["1400", "9000,64"])
+def test_c_that_copies_receives_what_was_sent(setup: Any, size: str) -> None:
+    work = module("work").Work("receive", size)
+    each = module("contenders").Contender("C, copying", "C", setup.ceiling, "copy")
+    table = module("contest").compete(setup, work, [each])
+    assert [row.failure for row in table.rows] == [""]
+    assert all(sample["received"] > 0 for sample in table.rows[0].samples)
+
+
+def test_way_of_receiving_that_c_does_not_know_is_refused(ceiling: tuple[str, ...]) -> None:
+    command = [*ceiling, "recv", "64", "8", "copyy"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "sleep|spin|copy" in done.stderr
 
 
 def test_many_destinations_get_their_own_in_order(setup: Any) -> None:
