@@ -100,9 +100,8 @@ def machine(book: Book) -> str:
         f" back end, {offload}, {facts['max_segments']} segments a train."
     )
     how = (
-        f"{settings['rounds']} rounds of {settings['seconds']} s, fewer and shorter ones of what is"
-        f" varied; sender on core {settings['cores'][0]}, receiver on core"
-        f" {settings['cores'][1]}."
+        f"{book.rounds}, fewer and shorter ones of what is varied;"
+        f" sender on core {settings['cores'][0]}, receiver on core {settings['cores'][1]}."
     )
     peers = table(("peer", "version, or why it is missing"), book.peers.items())
     failed = [f"**{name} failed:** {reason}." for name, reason in book.failures.items()]

@@ -20,7 +20,7 @@ DOCUMENT = "".join(
     for name in SECTIONS
 )
 SEND = {"sent": 128, "received": 128, "cpu ns": 90.0, "other cpu ns": 80.0}
-SETTINGS = {"rounds": 2, "seconds": 0.1, "cores": [0, 1]}
+SETTINGS = {"rounds": 2, "casts": 2, "seconds": 0.1, "cores": [0, 1]}
 MACHINE = {
     "processor": "A processor",
     "cpus": 2,
@@ -125,6 +125,10 @@ def test_report_replaces_what_stands_between_markers_and_nothing_else(document: 
         "| C | 20.0 | 30.0 | 40.0 | 9000 | 9000 | 1.0 |",
         "2 of 6 goals are met.",
         "| receive | 64 B receive: C, copying / Go batching, CPU | 1.100 |  | none |  |",
+        (
+            "2 rounds of 0.1 s in 2 casts of new processes, fewer and shorter ones of what is"
+            " varied; sender on core 0, receiver on core 1."
+        ),
     ],
 )
 def test_report_tells_what_was_met_missed_lost_and_what_failed(document: Path, line: str) -> None:
@@ -174,6 +178,35 @@ def test_relay_that_takes_more_time_is_behind_and_one_that_takes_less_is_not() -
     results["send_segments(recv_segments())"] = results["C, forward"] = results["C"]
     found = module("relays")._judge(64, "live", results)
     assert [each.name for each in found if each.is_behind] == ["64 B ours / C, CPU, live"]
+
+
+def test_rounds_are_shared_among_casts_and_their_order_alternates_throughout() -> None:
+    turns = [[*each.turns(["a", "b"])] for each in module("cast").casts(5, 2)]
+    order = [
+        ["".join(name for name, _ in turn[at : at + 2]) for at in range(0, len(turn), 2)]
+        for turn in turns
+    ]
+    assert order == [["ba", "ab", "ba"], ["ba", "ab", "ba", "ab"]]
+    assert [[is_counted for _, is_counted in turn] for turn in turns] == [
+        [False] * 2 + [True] * 4,
+        [False] * 2 + [True] * 6,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "n_casts", "shares"),
+    [(9, 3, [3, 3, 3]), (4, 2, [2, 2]), (3, 1, [3]), (5, 3, [1, 2, 2]), (0, 1, [0])],
+)
+def test_casts_have_all_rounds_together(rounds: int, n_casts: int, shares: list[int]) -> None:
+    casts = module("cast").casts(rounds, n_casts)
+    assert [len(each.rounds) for each in casts] == shares
+    assert [number for each in casts for number in each.rounds] == [*range(1, rounds + 1)]
+
+
+def test_what_is_varied_takes_fewer_rounds_and_casts() -> None:
+    whole = module("throughput").Setup({}, (0, 1), 9, 0.15, n_casts=3)
+    assert [len(each.rounds) for each in whole.shorter().casts()] == [2, 2]
+    assert [len(each.rounds) for each in whole.casts(times=4)] == [12, 12, 12]
 
 
 class Arrivals:
@@ -230,7 +263,7 @@ def setup(ceiling: tuple[str, ...]) -> Any:
     programs = module("peers.programs")
     found = dict.fromkeys(("quinn-udp", "batching (Go)"), programs.Program(missing="not here"))
     found["C"] = programs.Program(ceiling)
-    return module("throughput").Setup(found, module("process").cores(), 1, 0.01)
+    return module("throughput").Setup(found, module("process").cores(), 2, 0.01, n_casts=2)
 
 
 def contenders(setup: Any, work: Any, *names: str) -> list[Any]:
@@ -245,9 +278,37 @@ def test_contender_that_fails_is_out_and_the_others_go_on(setup: Any) -> None:
     table = module("contest").compete(setup, work, [bad, good, gone])
     assert [row.failure for row in table.rows] == [table.rows[0].failure, "", "not here"]
     assert "no such way" in table.rows[0].failure
-    assert [len(row.samples) for row in table.rows] == [0, 1, 0]
+    assert [len(row.samples) for row in table.rows] == [0, 2, 0]
     sample = table.row("send_batch").samples[0]
     assert sample["received"] == sample["sent"] > 0
+
+
+def test_each_cast_has_new_processes_and_who_fails_in_one_has_failed(
+    setup: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries, work = module("entries"), module("work").Work("send", "64", 8)
+    seen: dict[str, list[int]] = {}
+    round_of = entries.Sending.round
+
+    def round_(entry: Any, seconds: float) -> dict[str, float]:
+        name, process = entry.contender.name, entry.sender._process.pid
+        seen.setdefault(name, []).append(process)
+        if name == "write_batch_to" and len({*seen[name]}) == 2:
+            raise RuntimeError("the second of them")
+        sample: dict[str, float] = round_of(entry, seconds)
+        return sample
+
+    monkeypatch.setattr(entries.Sending, "round", round_)
+    both = contenders(setup, work, "send_batch", "write_batch_to")
+    table = module("contest").compete(setup, work, both)
+    first, *_, last = seen["send_batch"]
+    assert seen["send_batch"] == [first, first, last, last]
+    assert first != last
+    assert table.row("write_batch_to") is None
+    assert {row.contender: row.failure for row in table.rows} == {
+        "send_batch": "",
+        "write_batch_to": "the second of them",
+    }
 
 
 @pytest.mark.parametrize("size", ["1400", "9000,64"])
