@@ -28,7 +28,15 @@ LAYERS = (
     ("_conn*", "_open", "_steering"),
     ("_sender*", "_receiver*", "_options", "_multicast"),
     ("packetconn",),
-    ("_waiter*", "_errqueue", "_lessons", "_path_mtu", "_routes", "segments"),
+    (
+        "_waiter*",
+        "_errqueue",
+        "_lessons",
+        "_path_mtu",
+        "_multicast_interface",
+        "_routes",
+        "segments",
+    ),
     ("_peers", "_backend"),
     ("_mmsg", "_portable"),
     (

@@ -29,6 +29,7 @@ from ._kernel import (
     UDP_SEGMENT,
 )
 from ._multicast import Membership, set_sending
+from ._multicast_interface import note_option
 from ._path_mtu import path_mtu
 from .packetconn import SocketConn
 
@@ -114,6 +115,7 @@ class OptionsConn(SocketConn):
             raise ValueError(f"option {why}")
         with self._open_waiter.descriptor as sock:
             sock.setsockopt(level, option, value)
+            note_option(sock, level, option, value)
             if (level, option) in _traffic_class_options(sock):
                 self.note_traffic_class(sock)
 
@@ -148,8 +150,9 @@ class OptionsConn(SocketConn):
 
         The data of a datagram may have 28 less over IPv4, 48 less over IPv6.  It is the MTU
         of the device, or of the route, until a router has told of a lower one; that is
-        forgotten after 10 minutes.  Of an address that is not the connected one a socket in
-        the network namespace of the calling thread asks, which lives as long as the call.
+        forgotten after 10 minutes.  Of a group the device is that of ``set_multicast``.  Of a
+        group, and of an address that is not the connected one, a socket in the network
+        namespace of the calling thread asks, which lives as long as the call.
 
         Args:
             addr: None: the connected one.
