@@ -41,6 +41,7 @@ LAYERS = (
     ("_mmsg", "_portable"),
     (
         "_kernel",
+        "_checks",
         "_errors",
         "offload",
         "metrics",

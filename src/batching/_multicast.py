@@ -12,6 +12,7 @@ import struct
 from typing import Final, NamedTuple
 
 from ._address import MAPPED_PREFIX, SOCKADDR_IN, SOCKADDR_IN6, Sockaddr, parse_address
+from ._checks import check_number
 from ._kernel import (
     IS_LINUX,
     MCAST_JOIN_GROUP,
@@ -113,10 +114,8 @@ def set_sending(
     Raises:
         TypeError, ValueError: ``ttl`` is no int from 0 to 255; an unknown interface.
     """
-    if ttl is not None and not isinstance(ttl, int):
-        raise TypeError(f"ttl must be int, not {type(ttl).__name__}")
-    if ttl is not None and not 0 <= ttl <= 255:
-        raise ValueError(f"ttl {ttl}, must be 0 to 255")
+    if ttl is not None:
+        check_number("ttl", ttl, 0, 255)
     index = None if interface is None else index_of(interface)
     if index is not None and not IS_LINUX and sock.family == socket.AF_INET:
         raise ValueError("interface: of IPv4 it needs Linux")
