@@ -1,4 +1,7 @@
-"""A ``Conn`` beside the plain socket, or another one, in one process, block by block."""
+"""A ``Conn`` beside the plain socket, or another one, in one process, block by block.
+
+Where its memory lies decides there, too, so each cast is a process; its rounds are its blocks.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,18 @@ from process import Process, python
 from throughput import SIZES, Setup
 
 TRAINS = 32  # what is queued at a time: 2 MB
+CALLS = 2000  # a block
+PINGS = 1000  # a block
+Pairs = list[dict[str, float]]
+"""Of each block what ours took, and what the other did."""
 
 
 def single(setup: Setup) -> list[Outcome]:
     outcomes = []
-    blocks, calls = 4 * setup.rounds + 1, 2000
     for size in SIZES:
-        with ExitStack() as stack:
-            command = [*setup.ceiling, "recv", str(size), "8", setup.drain]
-            drain = stack.enter_context(Process(command, setup.cores[1]))
-            ports = drain.ports()
-            drain.tell("live")
-            script = python("single.py", ports[0], size, blocks, calls)
-            answer = stack.enter_context(Process(script, setup.cores[0])).answer()
+        answers = [_single(setup, size, len(cast.rounds)) for cast in setup.casts(times=4)]
         for key, name in (("send", "send_batch / sendto"), ("receive", "recv_batch / recvfrom")):
-            pairs = answer[key]
+            pairs = [pair for answer in answers for pair in answer[key]]
             both = ("wall", "cpu") if key == "send" else ("wall",)
             outcomes += [
                 Outcome(
@@ -41,18 +41,24 @@ def single(setup: Setup) -> list[Outcome]:
     return outcomes
 
 
+def _single(setup: Setup, size: int, blocks: int) -> dict[str, Pairs]:
+    with ExitStack() as stack:
+        command = [*setup.ceiling, "recv", str(size), "8", setup.drain]
+        drain = stack.enter_context(Process(command, setup.cores[1]))
+        ports = drain.ports()
+        drain.tell("live")
+        script = python("single.py", ports[0], size, blocks, CALLS)
+        return stack.enter_context(Process(script, setup.cores[0])).answer()
+
+
 def latency(setup: Setup) -> list[Outcome]:
     outcomes = []
     for size in SIZES:
-        with ExitStack() as stack:
-            ports = [
-                stack.enter_context(
-                    Process(python("latency.py", "echo", way), setup.cores[1])
-                ).ports()[0]
-                for way in ("plain", "conn")
-            ]
-            script = python("latency.py", "ping", *ports, size, 2 * setup.rounds + 1, 1000)
-            pairs = stack.enter_context(Process(script, setup.cores[0])).answer()["pairs"]
+        pairs = [
+            pair
+            for cast in setup.casts(times=2)
+            for pair in _latency(setup, size, len(cast.rounds))
+        ]
         outcomes.append(
             Outcome(
                 f"{size} B: ping-pong / plain, p50",
@@ -67,12 +73,25 @@ def latency(setup: Setup) -> list[Outcome]:
     return outcomes
 
 
+def _latency(setup: Setup, size: int, blocks: int) -> Pairs:
+    with ExitStack() as stack:
+        ports = [
+            stack.enter_context(Process(python("latency.py", "echo", way), setup.cores[1])).ports()
+            for way in ("plain", "conn")
+        ]
+        script = python("latency.py", "ping", *(port for (port,) in ports), size, blocks, PINGS)
+        pairs: Pairs = stack.enter_context(Process(script, setup.cores[0])).answer()["pairs"]
+        return pairs
+
+
 def metadata(setup: Setup) -> list[Outcome]:
     outcomes = []
     for size in SIZES:
-        script = python("metadata.py", size, 8 * setup.rounds + 1, TRAINS)
-        with Process(script, setup.cores[0]) as process:
-            pairs = process.answer()["pairs"]
+        pairs = [
+            pair
+            for cast in setup.casts(times=8)
+            for pair in _metadata(setup, size, len(cast.rounds))
+        ]
         outcomes.append(
             Outcome(
                 f"{size} B: recv_segments, everything told / nothing, CPU, queue filled",
@@ -86,3 +105,9 @@ def metadata(setup: Setup) -> list[Outcome]:
             )
         )
     return outcomes
+
+
+def _metadata(setup: Setup, size: int, blocks: int) -> Pairs:
+    with Process(python("metadata.py", size, blocks, TRAINS), setup.cores[0]) as process:
+        pairs: Pairs = process.answer()["pairs"]
+        return pairs

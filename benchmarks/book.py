@@ -56,6 +56,15 @@ class Book:
     def _measured_on(self) -> dict[str, Any]:
         return {"date": self.date[:10], **self.machine, **self.settings, **self.peers}
 
+    @property
+    def rounds(self) -> str:
+        """How many rounds there were, and by how many processes one after the other."""
+        casts = self.settings["casts"]
+        return (
+            f"{self.settings['rounds']} rounds of {self.settings['seconds']} s"
+            f" in {casts} cast{'s' * (casts > 1)} of new processes"
+        )
+
     def all_tables(self) -> Iterator[Table]:
         for tables in self.tables.values():
             yield from tables

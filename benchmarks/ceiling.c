@@ -1,7 +1,7 @@
 /* The ceiling: the bare system calls of UDP offload, and nothing around them.
  *
  *   ceiling send SIZE COUNT SEGMENTS buffers|train DEST...
- *   ceiling recv SIZE SLOTS sleep|spin [SOCKETS]
+ *   ceiling recv SIZE SLOTS sleep|spin|copy [SOCKETS]
  *   ceiling echo SIZE SLOTS sleep|spin          and
  *   ceiling forward SIZE SLOTS sleep|spin DEST  and
  *   ceiling ping SIZE DEST                      are in passing.c
@@ -24,6 +24,9 @@
  * One call of sendmmsg carries COUNT datagrams in as few messages as SEGMENTS and the 65507
  * bytes of an IPv4 datagram allow: from separate buffers, or from one block of memory (train).
  * Several DESTs take the datagrams in turn, grouped by DEST.  Everything is laid out once.
+ *
+ * copy sleeps, too, and copies each datagram out of the slot into a buffer of its own, one of
+ * COPIES in turn: what a batch of buffers of the caller's costs at the least.
  */
 #include "child.h"
 #include <errno.h>
@@ -34,6 +37,8 @@ enum {
     MAX_COUNT = 8192,    /* datagrams a call */
     MAX_TO = 1024,
     MAX_SOCKETS = 2,
+    COPIES = 128,        /* a batch of read_batch */
+    LEAST_COPY = 2048,   /* bytes of each, at the least, as read_batch is given */
     CALLS_A_LOOK = 16    /* calls between two looks at the clock */
 };
 
@@ -192,10 +197,36 @@ void send_main(int argc, char **argv)
 
 /* ---- receiving ---- */
 
-/* Count the datagrams of a message, or compare them with the patterns from *i on. */
-static long look(const uint8_t *data, int left, int segment, const struct sizes *sizes, uint64_t *i,
-                 struct result *r)
+struct copies {
+    uint8_t *each[COPIES];
+    int room, next;
+};
+
+static struct copies *copies_of(int longest)
 {
+    struct copies *c = memory(sizeof *c);
+    c->room = longest > LEAST_COPY ? longest : LEAST_COPY;
+    for (int k = 0; k < COPIES; k++)
+        c->each[k] = memory((size_t)c->room);
+    return c;
+}
+
+/* Copy a datagram into the next buffer; return that. */
+static const uint8_t *copy(struct copies *c, const uint8_t *data, int size)
+{
+    uint8_t *to = c->each[c->next];
+    c->next = (c->next + 1) % COPIES;
+    memcpy(to, data, (size_t)(size < c->room ? size : c->room));
+    return to;
+}
+
+/* Count the datagrams of a message, or compare them with the patterns from *i on; copied, if at all. */
+static long look(const uint8_t *data, int left, int segment, const struct sizes *sizes, uint64_t *i,
+                 struct copies *c, struct result *r)
+{
+    if (c && !i)
+        for (int at = 0; at < left; at += segment)
+            copy(c, data + at, left - at < segment ? left - at : segment);
     if (!i) {
         if (sizes->n == 1 && (segment != sizes->longest || left % segment))
             r->wrong++;
@@ -204,14 +235,15 @@ static long look(const uint8_t *data, int left, int segment, const struct sizes 
     long n = 0;
     for (; left > 0; left -= segment, data += segment, n++, ++*i) {
         int size = left < segment ? left : segment;
-        r->wrong += size != sizes->each[*i % (uint64_t)sizes->n] || differs(data, *i, size);
+        const uint8_t *seen = c ? copy(c, data, size) : data;
+        r->wrong += size != sizes->each[*i % (uint64_t)sizes->n] || differs(seen, *i, size);
     }
     return n;
 }
 
 /* Return the datagrams of one call; -1: nothing there.  *ended is set by the mark. */
 static long receive_call(struct slots *s, int fd, int flags, const struct sizes *sizes, uint64_t *i,
-                         struct result *r, int *ended)
+                         struct copies *c, struct result *r, int *ended)
 {
     int got = fill_slots(s, fd, flags);
     if (got < 0)
@@ -226,7 +258,7 @@ static long receive_call(struct slots *s, int fd, int flags, const struct sizes 
             length = length <= LONGEST_MARK ? 0 : length - tail;
         }
         if (length)
-            datagrams += look(s->iov[m].iov_base, length, segment, sizes, i, r);
+            datagrams += look(s->iov[m].iov_base, length, segment, sizes, i, c, r);
     }
     return datagrams;
 }
@@ -234,6 +266,7 @@ static long receive_call(struct slots *s, int fd, int flags, const struct sizes 
 struct receiver {
     struct slots *slots;
     struct sizes sizes;
+    struct copies *copies; /* NULL: nothing is copied */
     int fds[MAX_SOCKETS], ports[MAX_SOCKETS], n_fds, flags;
 };
 
@@ -245,7 +278,8 @@ static void receive(struct receiver *v, int is_live, uint64_t *i, struct result 
         for (int k = 0; k < v->n_fds; k++) {
             if (ended[k])
                 continue;
-            long n = receive_call(v->slots, v->fds[k], v->flags, &v->sizes, i, r, &ended[k]);
+            long n = receive_call(v->slots, v->fds[k], v->flags, &v->sizes, i, v->copies, r,
+                                  &ended[k]);
             if (n >= 0) {
                 r->datagrams += (uint64_t)n;
                 if (is_live) {
@@ -270,13 +304,16 @@ static void flush(struct receiver *v)
 
 void recv_main(int argc, char **argv)
 {
-    if (argc < 3 || argc > 4) {
-        fprintf(stderr, "usage: ceiling recv SIZE SLOTS sleep|spin [SOCKETS]\n");
+    if (argc < 3 || argc > 4
+        || (strcmp(argv[2], "sleep") && strcmp(argv[2], "spin") && strcmp(argv[2], "copy"))) {
+        fprintf(stderr, "usage: ceiling recv SIZE SLOTS sleep|spin|copy [SOCKETS]\n");
         exit(2);
     }
     struct receiver v = {.sizes = sizes_of(argv[0]), .n_fds = 1};
     v.slots = slots_of((int)number(argv[1], 1, MAX_SLOTS, "slots"));
     v.flags = strcmp(argv[2], "spin") ? MSG_WAITFORONE : MSG_DONTWAIT;
+    if (!strcmp(argv[2], "copy"))
+        v.copies = copies_of(v.sizes.longest);
     if (argc == 4)
         v.n_fds = (int)number(argv[3], 1, MAX_SOCKETS, "sockets");
     for (int k = 0; k < v.n_fds; k++)

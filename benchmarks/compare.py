@@ -67,22 +67,22 @@ def main() -> int:
     chosen = wanted.only or list(GROUPS)
     # Who is named twice, as one of a family too, runs once.
     names = list(dict.fromkeys(n for each in chosen for n in FAMILIES.get(each, [each])))
-    rounds, seconds = (3, 0.1) if wanted.quick else (7, 0.15)
-    setup = Setup(programs(), cores(), rounds, seconds, wanted.quick)
+    rounds, n_casts, seconds = (3, 1, 0.1) if wanted.quick else (9, 3, 0.15)
+    setup = Setup(programs(), cores(), rounds, seconds, wanted.quick, n_casts)
     if not setup.ceiling:
         sys.exit(f"nothing to compare with: {setup.programs['C'].missing}")
     machine = Machine.look()
     book = Book(
         datetime.now(UTC).isoformat(timespec="seconds"),
         machine.as_dict(),
-        {"rounds": rounds, "seconds": seconds, "cores": setup.cores},
+        {"rounds": rounds, "casts": n_casts, "seconds": seconds, "cores": setup.cores},
         {name: each.version or each.missing for name, each in setup.programs.items()}
         | {name: version_of(name) for name in PACKAGES},
     )
     print(*machine.header(), sep="\n")
     print(*(f"{name}: {version}" for name, version in book.peers.items()), sep="\n")
     where = f"sender on core {setup.cores[0]}, receiver on core {setup.cores[1]}"
-    print(f"{rounds} rounds of {seconds} s, {where}; median (lowest to highest) of the rounds")
+    print(f"{book.rounds}, {where}; median (lowest to highest) of the rounds")
     with precedence():
         is_whole = run(names, setup, book)
     judged = book.judged()

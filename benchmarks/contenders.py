@@ -22,6 +22,8 @@ OURS, PLAIN, ANYIO, C, GO, RUST, IPERF3 = (
     "iperf3",
 )
 """Who is behind a contender: as in peers/programs.py, or this Python."""
+COPYING = "C, copying"
+"""C that does what ``read_batch`` has to do at the least, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ _WAYS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("read_batch", OURS, "read_batch"),
         ("recv_batch", OURS, "recv_batch"),
         ("C", C, "sleep"),
+        (COPYING, C, "copy"),
         ("Go batching", GO, "batching"),
         ("Go plain", GO, "plain"),
         ("quinn-udp", RUST, "quinn"),
@@ -126,7 +129,7 @@ _RECEIVING = {
 }
 
 
-_SLOW = ("Go plain", "anyio")
+_ASIDE = (COPYING, "Go plain", "anyio")
 """Shown with the base only."""
 
 
@@ -135,7 +138,7 @@ def contenders(setup: Setup, work: Work) -> Iterator[Contender]:
     for name, peer, way in _WAYS[work.role]:
         if peer == C and way == "128 buffers" and max_segments() < 128:
             continue
-        if name in _SLOW and not work.is_base:
+        if name in _ASIDE and not work.is_base:
             continue
         program, missing = _program(setup, peer)
         receiving = _RECEIVING.get(way, way)

@@ -1,4 +1,4 @@
-"""A piece of work, done by all contenders in alternating rounds."""
+"""A piece of work, done by all contenders in alternating rounds, by several casts of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from entries import Entry, Sample, entry
 from outcomes import short
 from paths import PATHS, PathError, ends
 from process import FAILURES
-from throughput import Setup, in_turn
+from throughput import Setup
 from work import Work
 
 KIB = 1024
@@ -27,6 +27,7 @@ class Row:
     peer: str
     samples: list[Sample] = field(default_factory=list)
     resident_kib: float = 0.0
+    """Of the last cast, at its end."""
     failure: str = ""
 
     def median(self, key: str) -> float:
@@ -70,32 +71,32 @@ class Table:
 
 
 def compete(setup: Setup, work: Work, contenders: Iterable[Contender]) -> Table:
-    """Let contenders do a piece of work; who fails is left out of what follows."""
+    """Let contenders do a piece of work; who fails is left out of what follows, new casts too."""
+    everybody = list(contenders)
     with ExitStack() as stack:
         try:
             where = stack.enter_context(ends(PATHS[work.path]))
         except PathError as error:
             return Table(work, [], str(error))
-        runs: dict[str, _Run] = {}
-        for contender in contenders:
-            part = entry(setup, where, work, contender)
-            stack.push(part.stack)
-            runs[contender.name] = _Run(
-                part, Row(contender.name, contender.peer, failure=contender.missing)
-            )
-        for run in runs.values():
-            run.begin()
-        for number in range(setup.rounds + 1):  # the first warms up
-            for name in in_turn(list(runs), number):
-                runs[name].round(is_counted=number > 0)
-        for run in runs.values():
-            run.end()
-    return Table(work, [run.row for run in runs.values()])
+        rows = {each.name: Row(each.name, each.peer, failure=each.missing) for each in everybody}
+        for cast in setup.casts():
+            with ExitStack() as started:
+                runs = {}
+                for each in everybody:
+                    runs[each.name] = _Run(entry(setup, where, work, each), rows[each.name])
+                    started.push(runs[each.name].entry.stack)
+                for run in runs.values():
+                    run.begin()
+                for name, is_counted in cast.turns(list(runs)):
+                    runs[name].round(setup.length(is_counted=is_counted), is_counted=is_counted)
+                for run in runs.values():
+                    run.end()
+    return Table(work, list(rows.values()))
 
 
 @dataclass(slots=True)
 class _Run:
-    """A contender's part in a contest, which a failure ends for it alone."""
+    """A contender's part in a cast, which a failure ends for it alone."""
 
     entry: Entry
     row: Row
@@ -116,11 +117,11 @@ class _Run:
             if not PATHS[self.entry.work.path].is_lossy:
                 self.entry.check()
 
-    def round(self, *, is_counted: bool) -> None:
+    def round(self, seconds: float, *, is_counted: bool) -> None:
         if self.row.failure:
             return
         with self._failing():
-            sample = self.entry.round()
+            sample = self.entry.round(seconds)
             if is_counted:
                 self.row.samples.append(sample)
 

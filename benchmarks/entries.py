@@ -63,7 +63,8 @@ class Entry:
         """Compare contents; RuntimeError where they are wrong."""
         raise NotImplementedError
 
-    def round(self) -> Sample:
+    def round(self, seconds: float) -> Sample:
+        """Work for so long, or about as much."""
         raise NotImplementedError
 
     def resident(self) -> int:
@@ -102,8 +103,8 @@ class Sending(Entry):
         else:
             compared(self.sender, self.other, self.checked)
 
-    def round(self) -> Sample:
-        sent, received = live(self.sender, self.other, self.setup.seconds)
+    def round(self, seconds: float) -> Sample:
+        sent, received = live(self.sender, self.other, seconds)
         return {
             "sent": sent.datagrams,
             "received": received.datagrams,
@@ -132,8 +133,8 @@ class Receiving(Entry):
     def check(self) -> None:
         compared(self.sender, self.receiver, self.checked)
 
-    def round(self) -> Sample:
-        sent, received = live(self.sender, self.receiver, self.setup.seconds)
+    def round(self, seconds: float) -> Sample:
+        sent, received = live(self.sender, self.receiver, seconds)
         sample: Sample = {
             "sent": sent.datagrams,
             "received": received.datagrams,
@@ -170,9 +171,9 @@ class Echoing(Entry):
     def check(self) -> None:
         """Do nothing: the client compares in the rounds."""
 
-    def round(self) -> Sample:
+    def round(self, seconds: float) -> Sample:
         before = self.echo.cpu()
-        echoed = self.client.ask(f"{self.port} {self.setup.seconds}")
+        echoed = self.client.ask(f"{self.port} {seconds}")
         used = self.echo.cpu() - before
         return {
             "sent": echoed.datagrams,
@@ -206,17 +207,17 @@ class Forwarding(Entry):
     def check(self) -> None:
         compared(self.sender, self.other, self.checked)
 
-    def round(self) -> Sample:
+    def round(self, seconds: float) -> Sample:
         calls = prefill_calls(round(self.work.mean_size))
         sent = received = 0
-        seconds = other = 0.0
+        spent = other = 0.0
         before = self.forwarder.cpu()
-        while seconds < self.setup.seconds:
+        while spent < seconds:
             self.other.tell("live")
             start = time.perf_counter()
             put = self.sender.ask(f"0 {calls} {len(MARK)}")
             got = Result(**self.other.answer())
-            seconds += time.perf_counter() - start
+            spent += time.perf_counter() - start
             sent += put.datagrams
             received += got.datagrams
             other += put.cpu + got.cpu
@@ -224,7 +225,7 @@ class Forwarding(Entry):
         return {
             "sent": sent,
             "received": received,
-            "wall ns": seconds * 1e9 / received,
+            "wall ns": spent * 1e9 / received,
             "cpu ns": used * 1e9 / received,
             "other cpu ns": other * 1e9 / received,
         }
@@ -249,9 +250,9 @@ class Pinging(Entry):
     def check(self) -> None:
         """Do nothing: a ping that is not the one that was sent ends the client."""
 
-    def round(self) -> Sample:
+    def round(self, seconds: float) -> Sample:
         load = self.work.load
-        pings = min(PINGS, round(load * self.setup.seconds)) if load else PINGS
+        pings = min(PINGS, round(load * seconds)) if load else PINGS
         before = self.echo.cpu()
         self.client.tell(f"{pings} {load or ''}")
         answer = self.client.answer()
@@ -283,8 +284,8 @@ class Pairing(Entry):
     def check(self) -> None:
         compared(self.sender, self.receiver, self.checked)
 
-    def round(self) -> Sample:
-        sent, received = live(self.sender, self.receiver, self.setup.seconds)
+    def round(self, seconds: float) -> Sample:
+        sent, received = live(self.sender, self.receiver, seconds)
         return {
             "sent": sent.datagrams,
             "received": received.datagrams,
@@ -308,7 +309,7 @@ class Iperf3(Entry):
     def check(self) -> None:
         """Do nothing: it has numbers in its datagrams, and no contents."""
 
-    def round(self) -> Sample:
+    def round(self, seconds: float) -> Sample:
         sent, received = self.pair.run(self.work.sizes[0], 1)
         return {
             "sent": sent.datagrams,

@@ -14,11 +14,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
+from cast import casts
 from child import LOOPBACK, RECEIVE_BUFFER
 from event_loop import LAST, MARK, digest, is_here, samples
 from outcomes import Outcome
 from process import Process, Result, python
-from throughput import COUNT, SLOTS, Setup, in_turn, live, prefill_calls, prefilled
+from throughput import COUNT, SLOTS, Setup, live, prefill_calls, prefilled
 
 import batching
 from batching.cli.machine import force_receive_buffer
@@ -102,23 +103,25 @@ def receive(setup: Setup, size: int) -> list[Outcome]:
     calls = prefill_calls(max(size, WEIGHT))
     lively: dict[str, list[Result]] = defaultdict(list)
     filled: dict[str, list[Result]] = defaultdict(list)
-    with ExitStack() as stack:
-        pairs = {}
-        for way in installed(RECEIVERS):
-            command = python("event_loop.py", "recv", way, size)
-            receiver = stack.enter_context(Process(command, setup.cores[1]))
-            ports = receiver.ports()
-            feed = [*setup.ceiling, "send", str(size), str(COUNT), "64", "train"]
-            sender = stack.enter_context(Process([*feed, str(ports[0])], setup.cores[0]))
-            sender.ports()
-            _check_receiver(receiver, way, size, ports[0])
-            pairs[way] = (sender, receiver)
-        for number in range(setup.rounds + 1):  # the first warms up
-            for way in in_turn(list(pairs), number):
+    ways = installed(RECEIVERS)
+    for cast in setup.casts():
+        with ExitStack() as stack:
+            pairs = {}
+            for way in ways:
+                command = python("event_loop.py", "recv", way, size)
+                receiver = stack.enter_context(Process(command, setup.cores[1]))
+                ports = receiver.ports()
+                feed = [*setup.ceiling, "send", str(size), str(COUNT), "64", "train"]
+                sender = stack.enter_context(Process([*feed, str(ports[0])], setup.cores[0]))
+                sender.ports()
+                _check_receiver(receiver, way, size, ports[0])
+                pairs[way] = (sender, receiver)
+            for way, is_counted in cast.turns(list(pairs)):
                 sender, receiver = pairs[way]
-                _, received = live(sender, receiver, setup.seconds, MARK)
+                seconds = setup.length(is_counted=is_counted)
+                _, received = live(sender, receiver, seconds, MARK)
                 emptied = prefilled(sender, receiver, calls, PREFILL_CYCLES, MARK)
-                if number:
+                if is_counted:
                     lively[way].append(received)
                     filled[way].append(emptied)
     return [
@@ -149,20 +152,22 @@ SEND_GOALS = (Goal(OURS, STOCK, 6), Goal(OURS, "uvloop"), Goal(OURS, "aiofastnet
 def send(setup: Setup, size: int) -> list[Outcome]:
     """Compare ``sendto`` in a loop, so many a turn, towards a drain in C."""
     results: dict[str, list[Result]] = defaultdict(list)
-    with ExitStack() as stack:
-        command = [*setup.ceiling, "recv", str(size), str(SLOTS), setup.drain]
-        drain = stack.enter_context(Process(command, setup.cores[1]))
-        ports = drain.ports()
-        senders = {}
-        for way in installed(SENDERS):
-            script = python("event_loop.py", "send", way, size, COUNT, ports[0])
-            senders[way] = stack.enter_context(Process(script, setup.cores[0]))
-            senders[way].ports()
-            _check_sender(senders[way], way, size)
-        for number in range(setup.rounds + 1):
-            for way in in_turn(list(senders), number):
-                sent, _ = live(senders[way], drain, setup.seconds, b"")
-                if number:
+    ways = installed(SENDERS)
+    for cast in setup.casts():
+        with ExitStack() as stack:
+            command = [*setup.ceiling, "recv", str(size), str(SLOTS), setup.drain]
+            drain = stack.enter_context(Process(command, setup.cores[1]))
+            ports = drain.ports()
+            senders = {}
+            for way in ways:
+                script = python("event_loop.py", "send", way, size, COUNT, ports[0])
+                senders[way] = stack.enter_context(Process(script, setup.cores[0]))
+                senders[way].ports()
+                _check_sender(senders[way], way, size)
+            for way, is_counted in cast.turns(list(senders)):
+                seconds = setup.length(is_counted=is_counted)
+                sent, _ = live(senders[way], drain, seconds, b"")
+                if is_counted:
                     results[way].append(sent)
     return [
         *_outcomes(f"{size} B send", SEND_GOALS, results, "wall"),
@@ -194,21 +199,22 @@ ECHO_GOALS = (
 def echo(setup: Setup, size: int) -> list[Outcome]:
     """Compare echoes of trains; CPU is the echo's, not the client's."""
     results: dict[str, list[Result]] = defaultdict(list)
-    with ExitStack() as stack:
-        client = stack.enter_context(Process(python("trains.py", size), setup.cores[0]))
-        client.ports()
-        servers = {}
-        for way in installed(ECHOES):
-            command = python("event_loop.py", "echo", way)
-            server = stack.enter_context(Process(command, setup.cores[1]))
-            servers[way] = (server, server.ports()[0])
-        for number in range(setup.rounds + 1):
-            for way in in_turn(list(servers), number):
+    ways = installed(ECHOES)
+    for cast in setup.casts():
+        with ExitStack() as stack:
+            client = stack.enter_context(Process(python("trains.py", size), setup.cores[0]))
+            client.ports()
+            servers = {}
+            for way in ways:
+                command = python("event_loop.py", "echo", way)
+                server = stack.enter_context(Process(command, setup.cores[1]))
+                servers[way] = (server, server.ports()[0])
+            for way, is_counted in cast.turns(list(servers)):
                 server, port = servers[way]
                 before = server.cpu()
-                echoed = client.ask(f"{port} {setup.seconds}")
+                echoed = client.ask(f"{port} {setup.length(is_counted=is_counted)}")
                 used = server.cpu() - before
-                if number:
+                if is_counted:
                     n = echoed.measured
                     results[way].append(Result(n, 0, n, 0, echoed.seconds, used))
     return [
@@ -222,22 +228,22 @@ def echo(setup: Setup, size: int) -> list[Outcome]:
 
 def latency(setup: Setup, size: int) -> list[Outcome]:
     """Compare single pings, one on the way, between two loops of a kind."""
-    outcomes = []
+    outcomes, ways = [], installed(PINGERS)
     for manner in ("callbacks", "task"):
         times: dict[str, list[dict[str, float]]] = defaultdict(list)
-        with ExitStack() as stack:
-            clients = {}
-            for way in installed(PINGERS):
-                server = Process(python("event_loop.py", "echo", way), setup.cores[1])
-                port = stack.enter_context(server).ports()[0]
-                command = python("event_loop.py", "ping", way, manner, size, port)
-                clients[way] = stack.enter_context(Process(command, setup.cores[0]))
-                clients[way].ports()
-            for number in range(2 * setup.rounds + 2):
-                for way in in_turn(list(clients), number):
+        for cast in setup.casts(times=2):
+            with ExitStack() as stack:
+                clients = {}
+                for way in ways:
+                    server = Process(python("event_loop.py", "echo", way), setup.cores[1])
+                    port = stack.enter_context(server).ports()[0]
+                    command = python("event_loop.py", "ping", way, manner, size, port)
+                    clients[way] = stack.enter_context(Process(command, setup.cores[0]))
+                    clients[way].ports()
+                for way, is_counted in cast.turns(list(clients)):
                     clients[way].tell(str(PINGS))
                     answer = clients[way].answer()
-                    if number:
+                    if is_counted:
                         times[way].append(answer)
         for other, limit in ((STOCK, 1.05), ("stock64K", None), ("uvloop", None)):
             if other in times:
@@ -273,7 +279,6 @@ def quic(setup: Setup) -> list[Outcome]:
         print(f"  not installed: {', '.join(lacking)}", flush=True)
         return []
     is_quick = setup.is_quick
-    rounds = min(setup.rounds, 5)  # a transfer takes seconds
     amounts = {
         "download": (10 if is_quick else 30) * MB,
         "upload": (10 if is_quick else 30) * MB,
@@ -282,26 +287,25 @@ def quic(setup: Setup) -> list[Outcome]:
     wall: dict[tuple[str, str], list[float]] = defaultdict(list)
     cpu: dict[tuple[str, str], list[float]] = defaultdict(list)
     ways = installed((STOCK, "uvloop", OURS))
-    with ExitStack() as stack:
-        ends = {}
-        for way in ways:
-            command = python("quic.py", "server", way)
-            server = stack.enter_context(Process(command, setup.cores[1]))
-            port = server.ports()[0]
-            client = Process(python("quic.py", "client", way, port), setup.cores[0])
-            ends[way] = (server, stack.enter_context(client))
-            ends[way][1].ports()
-        for what, amount in amounts.items():
-            for number in range(rounds + 1):
-                # What warms up need not be long.
-                amount_now = amount if number else max(1, amount // 100)
-                for way in in_turn(ways, number):
+    for cast in casts(min(setup.rounds, 5), setup.n_casts):  # a transfer takes seconds
+        with ExitStack() as stack:
+            ends = {}
+            for way in ways:
+                command = python("quic.py", "server", way)
+                server = stack.enter_context(Process(command, setup.cores[1]))
+                port = server.ports()[0]
+                client = Process(python("quic.py", "client", way, port), setup.cores[0])
+                ends[way] = (server, stack.enter_context(client))
+                ends[way][1].ports()
+            for what, amount in amounts.items():
+                for way, is_counted in cast.turns(ways):
                     server, client = ends[way]
                     before = server.cpu()
-                    client.tell(f"{what} {amount_now}")
+                    # What warms up need not be long.
+                    client.tell(f"{what} {amount if is_counted else max(1, amount // 100)}")
                     answer = client.answer(QUIC_LIMIT_S)
                     used = server.cpu() - before
-                    if number:
+                    if is_counted:
                         wall[what, way].append(answer["seconds"])
                         cpu[what, way].append(answer["cpu"] + used)
     outcomes = []

@@ -27,8 +27,8 @@ def side_by_side(works: Iterable[Work]) -> Group:
         for each in works:
             if setup.is_quick and not each.is_quick:
                 continue
-            how = setup if each.is_base else setup.shorter()
-            table = compete(how, each, list(contenders(how, each)))
+            how = setup if each in work.base(each.role) else setup.shorter()
+            table = compete(how, each, contenders(how, each))
             yield table
             yield from judge(table)
 

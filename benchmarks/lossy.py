@@ -26,12 +26,13 @@ from statistics import median
 sys.path.insert(0, str(File(__file__).resolve().parent.parent / "src"))
 
 import report
+from cast import in_turn
 from contenders import OURS, PLAIN, contenders
 from entries import Pairing
 from paths import CUT, LOSE, PATHS, Path, PathError, ends
 from peers.programs import Program
 from process import Result, cores
-from throughput import COUNT, MARK, Setup, in_turn, mark_until_answer
+from throughput import COUNT, MARK, Setup, mark_until_answer
 from work import Work
 
 from batching._kernel import MAX_PAYLOAD_IPV4, max_segments
@@ -105,7 +106,7 @@ def compare(path: Path, rounds: int) -> bool:
         for number in range(rounds):
             for way in in_turn(list(pairs), number):
                 came[way] += sift(pairs[way]).measured
-                took[way].append(pairs[way].round()["wall ns"])
+                took[way].append(pairs[way].round(SECONDS)["wall ns"])
     sent, are_fair = rounds * SENT, True
     print(f"{path.title}: {sent} sent, all that came as it was sent\n")
     print(report.table(("way", "came", "lost", "may be lost", "rate / socket"), []))

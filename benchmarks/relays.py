@@ -21,7 +21,7 @@ from statistics import median
 from outcomes import Outcome
 from peers.programs import BUILD, MissingError, go, run, tool
 from process import HERE, Process, Result, python
-from throughput import SIZES, Setup, in_turn
+from throughput import SIZES, Setup
 
 VNI = 1
 HEADER = 8  # bytes, of Geneve without options
@@ -77,16 +77,17 @@ def build_udprelay() -> str:
 def _relay(setup: Setup, size: int) -> list[Outcome]:
     lively: dict[str, list[Result]] = defaultdict(list)
     filled: dict[str, list[Result]] = defaultdict(list)
-    with ExitStack() as stack:
-        ends, relays = _start(stack, setup, size)
-        for name, (_, port) in relays.items():
-            _expect(name, ends.ask(f"check {port} {CHECKED_TRAINS}"))
-        for number in range(setup.rounds + 1):  # the first warms up
-            for name in in_turn(list(relays), number):
+    program, tailscale = build_relay(), build_udprelay()
+    for cast in setup.casts():
+        with ExitStack() as stack:
+            ends, relays = _start(stack, setup, size, program, tailscale)
+            for name, (_, port) in relays.items():
+                _expect(name, ends.ask(f"check {port} {CHECKED_TRAINS}"))
+            for name, is_counted in cast.turns(list(relays)):
                 each, port = relays[name]
-                live = _live(name, ends, each, port, setup.seconds)
+                live = _live(name, ends, each, port, setup.length(is_counted=is_counted))
                 emptied = _prefilled(name, ends, each, port, size)
-                if number:
+                if is_counted:
                     lively[name].append(live)
                     filled[name].append(emptied)
     return [
@@ -97,11 +98,10 @@ def _relay(setup: Setup, size: int) -> list[Outcome]:
 
 
 def _start(
-    stack: ExitStack, setup: Setup, size: int
+    stack: ExitStack, setup: Setup, size: int, program: str, tailscale: str
 ) -> tuple[Process, dict[str, tuple[Relay, int]]]:
     """Start the peers and all relays between them; return them, the latter with their ports."""
     relays: dict[str, tuple[Relay, int]] = {}
-    program, tailscale = build_relay(), build_udprelay()
     bound: list[int] = []
     if tailscale:  # it chooses the peers' ports: it has shaken hands with them
         process = Relay([tailscale], setup.cores[1])

@@ -100,9 +100,8 @@ def machine(book: Book) -> str:
         f" back end, {offload}, {facts['max_segments']} segments a train."
     )
     how = (
-        f"{settings['rounds']} rounds of {settings['seconds']} s, fewer and shorter ones of what is"
-        f" varied; sender on core {settings['cores'][0]}, receiver on core"
-        f" {settings['cores'][1]}."
+        f"{book.rounds}, fewer and shorter ones of what is varied;"
+        f" sender on core {settings['cores'][0]}, receiver on core {settings['cores'][1]}."
     )
     peers = table(("peer", "version, or why it is missing"), book.peers.items())
     failed = [f"**{name} failed:** {reason}." for name, reason in book.failures.items()]
@@ -113,6 +112,7 @@ def machine(book: Book) -> str:
 
 
 def goals(book: Book) -> str:
+    """Return all that is judged, and what is to be seen beside it: in a table of peers, no goal."""
     judged = book.judged()
     met = sum(found.met is True for found in judged)
     rows = (
@@ -121,12 +121,12 @@ def goals(book: Book) -> str:
             found.name,
             f"{short(found.median)} {found.unit}".strip(),
             found.spread,
-            found.goal.replace(">=", "≥").replace("<=", "≤"),
-            "met" if found.met else "**missed**",
+            found.goal.replace(">=", "≥").replace("<=", "≤") or "none",
+            {True: "met", False: "**missed**", None: ""}[found.met],
         )
         for group, outcomes in book.outcomes.items()
         for found in outcomes
-        if found.goal
+        if found.goal or group in book.tables
     )
     head = ("group", "what", "median", "spread", "goal", "")
     return f"{met} of {len(judged)} goals are met.\n\n{table(head, rows)}"

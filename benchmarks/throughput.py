@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, replace
 
+from cast import Cast, casts
 from peers.programs import Program
 from process import Process, Result
 
@@ -30,14 +31,29 @@ class Setup:
     """The peers that are not Python."""
     cores: tuple[int, int]
     rounds: int
+    """In all casts together, beside those that warm up."""
     seconds: float
     """A run."""
     is_quick: bool = False
     """Less work, not only shorter."""
+    n_casts: int = 1
+
+    def casts(self, times: int = 1) -> list[Cast]:
+        """Return the casts, with so many times the rounds."""
+        return casts(times * self.rounds, self.n_casts)
+
+    def length(self, *, is_counted: bool) -> float:
+        """Return the seconds of a run: one that warms up need not be long."""
+        return self.seconds if is_counted else self.seconds / 3
 
     def shorter(self) -> Setup:
         """Return what is enough beside the base."""
-        return replace(self, rounds=min(self.rounds, 4), seconds=min(self.seconds, 0.1))
+        return replace(
+            self,
+            rounds=min(self.rounds, 4),
+            seconds=min(self.seconds, 0.1),
+            n_casts=min(self.n_casts, 2),
+        )
 
     @property
     def ceiling(self) -> tuple[str, ...]:
@@ -108,8 +124,3 @@ def prefill_calls(size: int) -> int:
         force_receive_buffer(sock, RECEIVE_BUFFER)
         room = min(PREFILL, sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 4)
     return max(1, min(PREFILL_CALLS, room // (COUNT * size)))
-
-
-def in_turn(names: list[str], number: int) -> list[str]:
-    """Return the order of a round: every other one backwards, so that a drift cancels out."""
-    return names if number % 2 else names[::-1]

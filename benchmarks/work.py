@@ -73,6 +73,7 @@ class Work:
 
     @property
     def is_base(self) -> bool:
+        """Say whether it is shown first; batches of 1 are, too, of which there are fewer rounds."""
         return self in (*base(self.role), *(Work(self.role, size, 1) for size in BASE_SIZES))
 
     @property
@@ -89,7 +90,7 @@ class Work:
 
 
 def base(role: str) -> list[Work]:
-    return [Work(role, size) for size in BASE_SIZES]
+    return [Work(role, size, 1 if role == "ping" else COUNT) for size in BASE_SIZES]
 
 
 def _varied(role: str) -> Iterator[Work]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ DOCUMENT = "".join(
     for name in SECTIONS
 )
 SEND = {"sent": 128, "received": 128, "cpu ns": 90.0, "other cpu ns": 80.0}
+SETTINGS = {"rounds": 2, "casts": 2, "seconds": 0.1, "cores": [0, 1]}
 MACHINE = {
     "processor": "A processor",
     "cpus": 2,
@@ -46,6 +48,11 @@ def send_at(wall_ns: float) -> list[dict[str, float]]:
     return [{**SEND, "wall ns": wall_ns}, {**SEND, "wall ns": wall_ns * 1.1}]
 
 
+def receive_at(cpu_ns: float) -> list[dict[str, float]]:
+    """Return what a round of receiving yields."""
+    return [{**SEND, "wall ns": cpu_ns, "cpu ns": cpu_ns, "queued cpu ns": cpu_ns}]
+
+
 def recorded(directory: Path) -> Any:
     """Return what a run has found, as it was written and read again."""
     contest, goals, work = module("contest"), module("goals"), module("work")
@@ -60,11 +67,21 @@ def recorded(directory: Path) -> Any:
     lossy = contest.Table(work.Work("send", path="lossy"), [], "no netem here")
     pings = [{"p50": 2e4, "p99": 3e4, "p999": 4e4, "cpu ns": 9e3, "other cpu ns": 9e3}]
     ping = contest.Table(work.Work("ping", count=1), [contest.Row("C", "C", pings, 1024.0)])
-    found = book.Book("2026-11-24", MACHINE, {"rounds": 2, "seconds": 0.1, "cores": [0, 1]})
-    for group, each in (("send", table), ("paths", lossy), ("ping", ping)):
+    found = book.Book("2026-11-24", MACHINE, SETTINGS)
+    received = [
+        contest.Row(name, peer, receive_at(cpu_ns), 1024.0)
+        for name, peer, cpu_ns in (
+            ("read_batch", "batching", 80.0),
+            ("C, copying", "C", 110.0),
+            ("Go batching", "batching (Go)", 100.0),
+        )
+    ]
+    receive = contest.Table(work.Work("receive", "64"), received)
+    tables = (("send", table), ("receive", receive), ("paths", lossy), ("ping", ping))
+    for group, each in tables:
         found.add(group, each)
-    for each in goals.judge(table):
-        found.add("send", each)
+        for outcome_of_it in goals.judge(each):
+            found.add(group, outcome_of_it)
     found.add("latency", outcome.Outcome("ping-pong / plain, p50", [1.25], at_most=1.05))
     found.add("latency", outcome.Outcome("round trip / plain, p50", [0.9], at_most=1.05))
     found.failures["echo"] = "interrupted"
@@ -106,10 +123,22 @@ def test_report_replaces_what_stands_between_markers_and_nothing_else(document: 
         "**1400 B send, 1 % loss**: not measured: no netem here",
         "**echo failed:** interrupted.",
         "| C | 20.0 | 30.0 | 40.0 | 9000 | 9000 | 1.0 |",
+        "2 of 6 goals are met.",
+        "| receive | 64 B receive: C, copying / Go batching, CPU | 1.100 |  | none |  |",
+        (
+            "2 rounds of 0.1 s in 2 casts of new processes, fewer and shorter ones of what is"
+            " varied; sender on core 0, receiver on core 1."
+        ),
     ],
 )
 def test_report_tells_what_was_met_missed_lost_and_what_failed(document: Path, line: str) -> None:
     assert line in document.read_text(encoding="utf-8").splitlines()
+
+
+def test_ratio_of_two_others_is_none_of_ours_that_is_behind(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    lost = text[text.index("<!-- begin: losses -->") : text.index("<!-- end: losses -->")]
+    assert "C, copying" not in lost
 
 
 def test_report_shows_the_plots_that_were_drawn(document: Path) -> None:
@@ -139,7 +168,7 @@ def test_run_that_has_a_group_again_takes_its_place_and_ends_its_failure(tmp_pat
     assert book.failures == {"echo": "interrupted", "memory": "not here"}
     assert "send" not in book.outcomes, "of a table that is no more"
     assert len(book.outcomes["latency"]) == 1
-    assert [*book.tables] == ["send", "paths", "ping"]
+    assert [*book.tables] == ["send", "receive", "paths", "ping"]
 
 
 def test_relay_that_takes_more_time_is_behind_and_one_that_takes_less_is_not() -> None:
@@ -149,6 +178,35 @@ def test_relay_that_takes_more_time_is_behind_and_one_that_takes_less_is_not() -
     results["send_segments(recv_segments())"] = results["C, forward"] = results["C"]
     found = module("relays")._judge(64, "live", results)
     assert [each.name for each in found if each.is_behind] == ["64 B ours / C, CPU, live"]
+
+
+def test_rounds_are_shared_among_casts_and_their_order_alternates_throughout() -> None:
+    turns = [[*each.turns(["a", "b"])] for each in module("cast").casts(5, 2)]
+    order = [
+        ["".join(name for name, _ in turn[at : at + 2]) for at in range(0, len(turn), 2)]
+        for turn in turns
+    ]
+    assert order == [["ba", "ab", "ba"], ["ba", "ab", "ba", "ab"]]
+    assert [[is_counted for _, is_counted in turn] for turn in turns] == [
+        [False] * 2 + [True] * 4,
+        [False] * 2 + [True] * 6,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "n_casts", "shares"),
+    [(9, 3, [3, 3, 3]), (4, 2, [2, 2]), (3, 1, [3]), (5, 3, [1, 2, 2]), (0, 1, [0])],
+)
+def test_casts_have_all_rounds_together(rounds: int, n_casts: int, shares: list[int]) -> None:
+    casts = module("cast").casts(rounds, n_casts)
+    assert [len(each.rounds) for each in casts] == shares
+    assert [number for each in casts for number in each.rounds] == [*range(1, rounds + 1)]
+
+
+def test_what_is_varied_takes_fewer_rounds_and_casts() -> None:
+    whole = module("throughput").Setup({}, (0, 1), 9, 0.15, n_casts=3)
+    assert [len(each.rounds) for each in whole.shorter().casts()] == [2, 2]
+    assert [len(each.rounds) for each in whole.casts(times=4)] == [12, 12, 12]
 
 
 class Arrivals:
@@ -205,7 +263,7 @@ def setup(ceiling: tuple[str, ...]) -> Any:
     programs = module("peers.programs")
     found = dict.fromkeys(("quinn-udp", "batching (Go)"), programs.Program(missing="not here"))
     found["C"] = programs.Program(ceiling)
-    return module("throughput").Setup(found, module("process").cores(), 1, 0.01)
+    return module("throughput").Setup(found, module("process").cores(), 2, 0.01, n_casts=2)
 
 
 def contenders(setup: Any, work: Any, *names: str) -> list[Any]:
@@ -220,9 +278,53 @@ def test_contender_that_fails_is_out_and_the_others_go_on(setup: Any) -> None:
     table = module("contest").compete(setup, work, [bad, good, gone])
     assert [row.failure for row in table.rows] == [table.rows[0].failure, "", "not here"]
     assert "no such way" in table.rows[0].failure
-    assert [len(row.samples) for row in table.rows] == [0, 1, 0]
+    assert [len(row.samples) for row in table.rows] == [0, 2, 0]
     sample = table.row("send_batch").samples[0]
     assert sample["received"] == sample["sent"] > 0
+
+
+def test_each_cast_has_new_processes_and_who_fails_in_one_has_failed(
+    setup: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries, work = module("entries"), module("work").Work("send", "64", 8)
+    seen: dict[str, list[int]] = {}
+    round_of = entries.Sending.round
+
+    def round_(entry: Any, seconds: float) -> dict[str, float]:
+        name, process = entry.contender.name, entry.sender._process.pid
+        seen.setdefault(name, []).append(process)
+        if name == "write_batch_to" and len({*seen[name]}) == 2:
+            raise RuntimeError("the second of them")
+        sample: dict[str, float] = round_of(entry, seconds)
+        return sample
+
+    monkeypatch.setattr(entries.Sending, "round", round_)
+    both = contenders(setup, work, "send_batch", "write_batch_to")
+    table = module("contest").compete(setup, work, both)
+    first, *_, last = seen["send_batch"]
+    assert seen["send_batch"] == [first, first, last, last]
+    assert first != last
+    assert table.row("write_batch_to") is None
+    assert {row.contender: row.failure for row in table.rows} == {
+        "send_batch": "",
+        "write_batch_to": "the second of them",
+    }
+
+
+@pytest.mark.parametrize("size", ["1400", "9000,64"])
+def test_c_that_copies_receives_what_was_sent(setup: Any, size: str) -> None:
+    work = module("work").Work("receive", size)
+    each = module("contenders").Contender("C, copying", "C", setup.ceiling, "copy")
+    table = module("contest").compete(setup, work, [each])
+    assert [row.failure for row in table.rows] == [""]
+    assert all(sample["received"] > 0 for sample in table.rows[0].samples)
+
+
+def test_way_of_receiving_that_c_does_not_know_is_refused(ceiling: tuple[str, ...]) -> None:
+    command = [*ceiling, "recv", "64", "8", "copyy"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "sleep|spin|copy" in done.stderr
 
 
 def test_many_destinations_get_their_own_in_order(setup: Any) -> None:
