@@ -18,7 +18,17 @@ if wanted == "yes" and sys.platform != "linux":
 is_sanitized = os.environ.get("BATCHING_SANITIZE", "0") not in ("", "0")
 flags = ["-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"] if is_sanitized else []
 core = []
-for noun in ("arrivals", "descriptor", "message", "peers", "recv", "segments", "send", "slab"):
+for noun in (
+    "arrivals",
+    "descriptor",
+    "dispatcher",
+    "message",
+    "peers",
+    "recv",
+    "segments",
+    "send",
+    "slab",
+):
     part = Extension(
         f"batching._mmsg.{noun}",
         [f"src/batching/_mmsg/{noun}.pyx"],

@@ -7,6 +7,7 @@ wants to see, for PATIENCE_S at most.
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import socket
@@ -102,6 +103,21 @@ class PlainPeer:
     def collect(self, n: int) -> list[bytes]:
         """Return the ``n`` datagrams that came, which must be all, without their sender."""
         return [data for data, _ in self.collect_pairs(n)]
+
+
+_dead: list[PlainPeer] = []
+
+
+@functools.cache
+def dead_address(host: str = HOST) -> Address:
+    """Return an address at which nobody receives, nor will while these tests run.
+
+    The port of a socket that was closed may be anybody's next; this one's hears itself alone.
+    """
+    _dead.append(PlainPeer(host))
+    address = _dead[-1].address
+    _dead[-1].sock.connect(address)
+    return address
 
 
 def _delivers_trains() -> bool:

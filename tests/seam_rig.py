@@ -34,6 +34,10 @@ class Rig:
         self.slots = backend.RecvSlots(self.peers, self.counters, **slots)
         self.tx = backend.Descriptor(self.source)
         self.rx = backend.Descriptor(self.sink)
+        self.dispatcher = self.dispatcher_of(self.tx)
+
+    def dispatcher_of(self, descriptor: Any) -> Any:
+        return self.backend.Dispatcher(descriptor, self.peers, self.counters)
 
     def train(self, data: bytes, size: int) -> None:
         """Send ``data`` as one message, cut by the kernel."""

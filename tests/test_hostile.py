@@ -71,7 +71,9 @@ def test_junk_is_refused_and_nothing_is_held(rig: Rig, call: Any, junk: Any) -> 
     assert rig.plan.attempt(rig.tx) == (1, 0)
 
 
-@pytest.mark.parametrize("name", ["SendPlan", "Peers", "RecvSlots", "Descriptor", "Message"])
+@pytest.mark.parametrize(
+    "name", ["SendPlan", "Dispatcher", "Peers", "RecvSlots", "Descriptor", "Message"]
+)
 def test_object_made_without_its_constructor_is_of_no_use(backend: Any, name: str) -> None:
     kind = getattr(backend, name)
     with contextlib.suppress(*UNFIT):
@@ -178,7 +180,8 @@ def test_a_view_is_held_once_for_each_time_it_is_lent(rig: Rig) -> None:
     rig.plan.load_to([view, locked, view.cast("B", [2, 2])], rig.address)
     with pytest.raises(BufferError):
         memory.clear()
-    assert rig.plan.dispatch_to(rig.tx, [view, view, locked], rig.address) == -1
+    rig.plan.release()
+    assert rig.dispatcher.send_to([view, view, locked], rig.address) == 3
     assert [rig.sink.recv(99) for _ in range(3)] == [b"3456", b"3456", b"12345678"]
     for held in (view, locked):  # SystemError if it was let go of more often than lent
         held.release()

@@ -37,90 +37,129 @@ BIG = bytes(70000)  # more than a datagram may have
 # dispatch
 
 
-def dispatches(rig: Rig, data: Any) -> list[Callable[[Any], int]]:
-    """Return the ways to send two datagrams, of which ``data`` is the first."""
+def dispatches(rig: Rig, data: Any) -> list[Callable[..., Any]]:
+    """Return the ways to send two datagrams by a dispatcher, of which ``data`` is the first."""
     to = rig.address
     trains = [Segments(data, len(data), to), Segments(b"2", 1, to)]
     return [
-        lambda tx: rig.plan.dispatch(tx, [(data, to), (b"2", to)]),
-        lambda tx: rig.plan.dispatch(tx, [[data, to], (b"2", (*to,))]),
-        lambda tx: rig.plan.dispatch_to(tx, (data, b"2"), to),
-        lambda tx: rig.plan.dispatch_segments(tx, trains),
-        lambda tx: rig.plan.dispatch_segments(tx, trains, rig.peers.get(to)),
+        lambda by, **how: by.send([(data, to), (b"2", to)], **how),
+        lambda by, **how: by.send([[data, to], (b"2", (*to,))], **how),
+        lambda by, **how: by.send_to((data, b"2"), to, **how),
+        lambda by, **how: by.send_segments(trains, **how),
+        lambda by, **how: by.send_segments(trains, to, **how),
     ]
 
 
-def test_dispatch_sends_all_and_holds_nothing(rig: Rig) -> None:
+def test_a_dispatch_sends_all_and_holds_nothing(rig: Rig) -> None:
     data = bytearray(b"1")
     for n_calls, dispatch in enumerate(dispatches(rig, data), 1):
-        assert dispatch(rig.tx) == -1
-        assert (rig.plan.datagrams_sent, rig.plan.position, rig.plan.left) == (2, 0, 0)
+        assert dispatch(rig.dispatcher) == 2
         assert [rig.sink.recv(9) for _ in range(2)] == [b"1", b"2"]
         assert rig.counters.snapshot()["send_datagrams"] == 2 * n_calls
+        plan = rig.dispatcher.take()  # the one that it has used
+        assert (plan.datagrams_sent, plan.position, plan.left) == (0, 0, 0)
+        rig.dispatcher.give(plan)
     with contextlib.suppress(BufferError):  # views of the trains, which are the test's
         data.append(0)
 
 
-def test_dispatch_tells_what_the_first_attempt_met_and_holds_the_rest(rig: Rig) -> None:
+def test_a_dispatch_tells_what_it_met_and_hands_over_the_rest(rig: Rig) -> None:
     for dispatch in dispatches(rig, BIG):
-        assert dispatch(rig.tx) == errno.EMSGSIZE
-        assert (rig.plan.position, rig.plan.datagrams_sent) == (0, 0)
-        assert rig.plan.left == 2
-        rig.plan.skip(errno.EMSGSIZE)
-        assert rig.plan.attempt(rig.tx) == (1, 0)
+        plan, items, error = dispatch(rig.dispatcher)
+        assert (len(items), error) == (2, errno.EMSGSIZE)
+        assert (plan.position, plan.datagrams_sent) == (0, 0)
+        assert plan.left == 2
+        plan.skip(errno.EMSGSIZE)
+        assert plan.attempt(rig.tx) == (1, 0)
         assert rig.sink.recv(9) == b"2"
-        assert rig.plan.report() == [(0, 0, 1, errno.EMSGSIZE)]
-        rig.plan.release()
+        assert plan.report() == [(0, 0, 1, errno.EMSGSIZE)]
+        rig.dispatcher.give(plan)
 
 
-def test_dispatch_that_sent_a_part_goes_on_from_there(rig: Rig) -> None:
+def test_a_dispatch_that_sent_a_part_goes_on_from_there(rig: Rig) -> None:
     held = bytearray(b"last")
     items = [(b"first", rig.address), (BIG, B), (held, rig.address), (b"end", C)]
-    assert rig.plan.dispatch(rig.tx, items) == errno.EMSGSIZE or rig.plan.position
-    assert rig.plan.datagrams_sent == 2  # both of the first destination
+    plan, loaded, error = rig.dispatcher.send(items)
+    assert error == errno.EMSGSIZE or plan.position
+    assert loaded == items
+    assert plan.datagrams_sent == 2  # both of the first destination
     with pytest.raises(BufferError):
         held.append(0)
-    assert rig.plan.attempt(rig.tx) == (0, errno.EMSGSIZE)
-    rig.plan.skip(errno.EMSGSIZE)
-    assert rig.plan.attempt(rig.tx) == (1, 0)
+    assert plan.attempt(rig.tx) == (0, errno.EMSGSIZE)
+    plan.skip(errno.EMSGSIZE)
+    assert plan.attempt(rig.tx) == (1, 0)
     assert [rig.sink.recv(9) for _ in range(2)] == [b"first", b"last"]
-    rig.plan.release()
+    rig.dispatcher.give(plan)
     held.append(0)
 
 
+def test_a_dispatch_that_holds_back_looks_at_nothing(rig: Rig) -> None:
+    for dispatch in dispatches(rig, BIG):
+        plan, items, error = dispatch(rig.dispatcher, holds_back=True)
+        assert (plan.n_messages, len(items), error) == (0, 2, -1)
+    too_many = [(b"1", rig.address)] * (MANY + 1)
+    assert rig.dispatcher.send(too_many)[1:] == (too_many, -1)
+    plan, items, error = rig.dispatcher.send_segments([Segments(b"1", 1, A)] * (MANY + 1))
+    assert (plan.n_messages, len(items), error) == (0, MANY + 1, -1)
+    assert rig.counters.snapshot()["send_calls"] == 0
+
+
+def test_no_two_calls_have_one_plan(rig: Rig) -> None:
+    plans = [rig.dispatcher.take() for _ in range(3)]
+    assert len(set(map(id, plans))) == 3
+    for plan in plans:
+        rig.dispatcher.give(plan)
+    again = [rig.dispatcher.take() for _ in range(4)]
+    assert len(set(map(id, again))) == 4
+    assert set(map(id, plans)) < set(map(id, again))
+
+
+def test_a_plan_given_back_holds_nothing(rig: Rig) -> None:
+    held, plan = bytearray(b"held"), rig.dispatcher.take()
+    plan.load([(held, rig.address)])
+    rig.dispatcher.give(plan)
+    held.append(0)  # BufferError if it did
+
+
 def test_a_closed_descriptor_refuses_a_dispatch_even_of_nothing(rig: Rig) -> None:
-    assert rig.plan.dispatch(rig.tx, []) == -1
-    assert rig.plan.dispatch_to(rig.tx, [], A) == -1
-    assert rig.plan.dispatch_segments(rig.tx, []) == -1
+    assert rig.dispatcher.send([]) == 0
+    assert rig.dispatcher.send_to([], A) == 0
+    assert rig.dispatcher.send_segments([]) == 0
     closed = rig.backend.Descriptor(PlainPeer().sock)
     closed.close()
-    assert rig.plan.dispatch(closed, []) == errno.EBADF
+    by = rig.dispatcher_of(closed)
+    assert by.send([])[1:] == ([], errno.EBADF)
     for dispatch in dispatches(rig, b"1"):
-        assert dispatch(closed) == errno.EBADF
-        assert rig.plan.left > 0
+        plan, _, error = dispatch(by)
+        assert (plan.left > 0, error) == (True, errno.EBADF)
     assert rig.counters.snapshot()["send_datagrams"] == 0
 
 
 @pytest.mark.parametrize("where", [0, 1, 500])
-def test_what_is_unfit_in_mid_load_lets_go_of_the_plan_before_too(rig: Rig, where: int) -> None:
+def test_what_is_unfit_in_mid_load_is_let_go_of_whole(rig: Rig, where: int) -> None:
     held, address = bytearray(b"held"), ("127.0.0.1", 1001)
     items: list[Any] = [(held, address if i % 3 else B) for i in range(where)]
+    by, trains = rig.dispatcher, [Segments(b"x", 1, address)] * where
     unfits: list[Callable[[], object]] = [
-        lambda: rig.plan.dispatch(rig.tx, [*items, (held, address), (held, "nowhere")]),
-        lambda: rig.plan.dispatch(rig.tx, [*items, [held, address], [held]]),
-        lambda: rig.plan.dispatch_to(rig.tx, [held] * where + [None], address),
-        lambda: rig.plan.dispatch_to(rig.tx, [held], "nowhere"),
-        lambda: rig.plan.dispatch_to(rig.tx, [held] * (MANY + 1), address),
-        lambda: rig.plan.dispatch_segments(rig.tx, [Segments(b"x", 1, address)] * where + [held]),
+        lambda: by.send([*items, (held, address), (held, "nowhere")]),
+        lambda: by.send([*items, [held, address], [held]]),
+        lambda: by.send_to([held] * where + [None], address),
+        lambda: by.send_to([held], "nowhere"),
+        lambda: by.send_to([held] * (MANY + 1), address),
+        lambda: by.send_segments([*trains, held]),
+        lambda: by.send_segments(trains, "nowhere"),
+        lambda: by.send_segments(Segments(held, 1, address)),
         lambda: rig.plan.load(items, -1),
     ]
     for unfit in unfits:
         counts = []
         for _ in range(3):
             rig.plan.load([(held, address)])
+            by.give(rig.plan)
             with contextlib.suppress(TypeError, ValueError):
                 pytest.fail(f"not refused: {unfit()}")
             held.append(0)  # BufferError if anything of it was still held
+            rig.plan = by.take()
             assert rig.plan.n_messages == 0
             counts.append((sys.getrefcount(held), sys.getrefcount(address)))
         assert counts[1] == counts[2]  # the first found a peer, which keeps its address
@@ -150,13 +189,14 @@ def test_room_that_few_calls_need_is_given_back(rig: Rig) -> None:
         pytest.skip("its plans are Python objects")
     view = memoryview(b"x")
     items = [(view, (A, B, C)[i % 3]) for i in range(MANY)]
-    rig.plan.dispatch(rig.tx, items[:9])
+    rig.dispatcher.send(items[:9])
     before = in_use()
-    rig.plan.load(items)
+    plan = rig.dispatcher.take()
+    plan.load(items)
     assert in_use() - before > 1 << 20
-    rig.plan.release()
+    rig.dispatcher.give(plan)
     assert in_use() - before < 1 << 17
-    assert rig.plan.dispatch(rig.tx, items) == -1
+    assert rig.dispatcher.send(items) == MANY
     assert in_use() - before < 1 << 17
 
 

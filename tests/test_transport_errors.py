@@ -28,6 +28,7 @@ from loopback import (
     Address,
     PlainPeer,
     assert_nothing_left,
+    dead_address,
     gather,
     messages,
     needs_ipv6,
@@ -64,11 +65,6 @@ class Stand(NamedTuple):
         host, _, *rest = self.dead
         origin = PORT_UNREACHABLE[host]
         return TransportError(errno.ECONNREFUSED, *origin, None, self.dead, (host, 0, *rest))
-
-
-def dead_address(host: str = HOST) -> Address:
-    with PlainPeer(host) as peer:
-        return peer.address
 
 
 @contextlib.contextmanager

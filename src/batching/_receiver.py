@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 from ._address import Address
 from ._backend import Message, RecvSlots
@@ -24,6 +25,7 @@ from .metrics import Counter, KernelCounter
 from .segments import Segments
 
 _LOG_EVERY_S: Final = 60.0
+_T = TypeVar("_T")
 
 
 class Receiver:
@@ -64,23 +66,18 @@ class Receiver:
 
     def batch(self, limit: int) -> list[tuple[bytes, Address]]:
         """Return datagrams, one at least, ``limit`` at most (0: all that came)."""
-        slots, waiter = self.slots, self._waiter
-        found: list[tuple[bytes, Address]] | int = 0
-        try:
-            if not waiter.is_timed and self._counter is None:
-                found = slots.fetch(self._descriptor, limit, True)
-            while not found or isinstance(found, int):
-                self._await_datagrams(error=found if isinstance(found, int) else 0)
-                found = slots.take(limit)
-            return found
-        finally:
-            if slots.has_pending:
-                self._descriptor.kick()
+        error = 0
+        if self._counter is None and not self._waiter.is_timed:
+            found = self.slots.fetch(self._descriptor, limit, True)
+            if isinstance(found, list):  # what it is nearly always: asking for int costs more
+                return found
+            error = found
+        return self._take(partial(self.slots.take, limit), error)
 
     def batch_at_once(self) -> list[tuple[bytes, Address]]:
         """Return what one attempt brings; nothing if it brings nothing, whatever the timeout."""
         found = self.slots.fetch(self._descriptor)
-        if not isinstance(found, int):
+        if isinstance(found, list):
             return found
         if found in WOULD_BLOCK:
             self._waiter.is_shut_down()  # the caller polls: unread errors would not let it rest
@@ -90,42 +87,49 @@ class Receiver:
 
     def segments(self) -> list[Segments]:
         """Return trains, one at least."""
-        slots, waiter = self.slots, self._waiter
-        found: list[Segments] | int = 0
-        try:
-            if not waiter.is_timed and self._counter is None:
-                found = slots.fetch_segments(self._descriptor, True)
-            while not found or isinstance(found, int):
-                self._await_datagrams(error=found if isinstance(found, int) else 0)
-                found = slots.take_segments()
-            return found
-        finally:
-            if slots.has_pending:
-                self._descriptor.kick()
+        error = 0
+        if self._counter is None and not self._waiter.is_timed:
+            found = self.slots.fetch_segments(self._descriptor, True)
+            if isinstance(found, list):
+                return found
+            error = found
+        return self._take(self.slots.take_segments, error)
 
     def into(self, msgs: Sequence[Message], flags: int) -> int:
         """Fill ``msgs`` from the front, one at least; return how many."""
-        if flags & ~(MSG_DONTWAIT | MSG_WAITFORONE):
-            raise ValueError(f"flags {flags:#x}, may be MSG_DONTWAIT and MSG_WAITFORONE")
+        is_nonblocking = False
+        if flags != 0:
+            if flags & ~(MSG_DONTWAIT | MSG_WAITFORONE):
+                raise ValueError(f"flags {flags:#x}, may be MSG_DONTWAIT and MSG_WAITFORONE")
+            is_nonblocking = bool(flags & MSG_DONTWAIT)
         if len(msgs) == 0:
             return 0
-        slots, waiter = self.slots, self._waiter
-        is_nonblocking = bool(flags & MSG_DONTWAIT)
         found = 0
+        if self._counter is None and not self._waiter.is_timed:
+            found = self.slots.fetch_into(self._descriptor, msgs, not is_nonblocking)
+            if found > 0:
+                return found
+        return self._take(partial(self.slots.take_into, msgs), -found, msgs, is_nonblocking)
+
+    def _take(
+        self,
+        take: Callable[[], _T],
+        error: int,
+        msgs: Sequence[Message] = (),
+        is_nonblocking: bool = False,
+    ) -> _T:
+        """Wait, then take, until that brought something; ``error``: what an attempt already met."""
         try:
-            if not waiter.is_timed and self._counter is None:
-                found = slots.fetch_into(self._descriptor, msgs, not is_nonblocking)
-            while found <= 0:
-                self._await_datagrams(msgs, is_nonblocking, -found)
-                found = slots.take_into(msgs)
-            return found
+            while True:
+                self._await_datagrams(msgs, is_nonblocking, error)
+                if found := take():
+                    return found
+                error = 0
         finally:
-            if slots.has_pending:
+            if self.slots.has_pending:
                 self._descriptor.kick()
 
-    def _await_datagrams(
-        self, msgs: Sequence[Message] = (), is_nonblocking: bool = False, error: int = 0
-    ) -> None:
+    def _await_datagrams(self, msgs: Sequence[Message], is_nonblocking: bool, error: int) -> None:
         """Return once datagrams are pending, or just were; ``msgs`` are checked before a wait.
 
         ``error``: what an attempt that was made already met.

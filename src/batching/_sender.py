@@ -17,11 +17,10 @@ before rules 2 and 3.
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from ._backend import WINDOW, Counters, Peer, Peers, SendPlan
+from ._backend import WINDOW, Counters, Dispatcher, Peers, SendPlan
 from ._errors import SendError, os_error, send_error
 from ._kernel import NETWORK_ERRORS, ONLY_FROM_NETWORK, WOULD_BLOCK
 from ._lessons import Lessons, lesson_of
@@ -103,10 +102,9 @@ class Sender:
     """The sending half of a Conn.  Calls of several threads do not wait for each other."""
 
     __slots__ = (
-        "_counters",
         "_descriptor",
+        "_dispatcher",
         "_learnt",
-        "_plans",
         "_waiter",
         "lessons",
         "peers",
@@ -117,49 +115,30 @@ class Sender:
         self.lessons = Lessons(waiter, max_segments)
         self._waiter = waiter
         self._descriptor = waiter.descriptor
-        self._counters = counters
-        self._plans: deque[SendPlan] = deque()  # a list gives its memory back with its last item
+        self._dispatcher = Dispatcher(waiter.descriptor, peers, counters)
         self._learnt = self.lessons.learnt  # at hand: every call asks whether there is anything
 
     def send(self, datagrams: Iterable[tuple[Buffer, Address | None]]) -> int:
         """Send pairs of (data, address); return how many datagrams."""
-        items = list(datagrams)
         if self._learnt:
             self.lessons.forget()  # what is due, before it is planned by
-        try:  # as _take_plan does: its call would cost a single datagram 2 %
-            plan = self._plans.pop()
-        except IndexError:
-            plan = SendPlan(self.peers, self._counters)
-        try:
-            if len(items) > WINDOW or (self._waiter.is_timed and self._waiter.is_late(POLLOUT)):
-                return self._send_windows(plan, items, Datagrams(items))
-            if (error := plan.dispatch(self._descriptor, items)) >= 0:
-                self._finish([plan], Datagrams(items), error=error)
-        except BaseException:  # a signal handler's too, with the plan loaded
-            plan.release()
-            raise
-        finally:
-            self._plans.append(plan)
-        return len(items)
+        is_late = self._waiter.is_timed and self._waiter.is_late(POLLOUT)
+        done = self._dispatcher.send(datagrams, is_late)
+        if isinstance(done, int):
+            return done
+        plan, items, error = done
+        return self._bring_to_end(plan, Datagrams(items), error)
 
     def send_segments(self, segments: Iterable[Segments], to: Address | None) -> int:
         """Send trains; return how many datagrams."""
-        if isinstance(segments, Segments):  # iterable too, but of datagrams
-            raise TypeError("segments must be an iterable of Segments, not one: [segments]")
-        items = list(segments)
-        peer = None if to is None else self.peers.get(to)
-        plan = self._take_plan()
-        try:
-            if len(items) > WINDOW or (self._waiter.is_timed and self._waiter.is_late(POLLOUT)):
-                return self._send_windows(plan, items, Trains(items, to), peer)
-            if (error := plan.dispatch_segments(self._descriptor, items, peer)) >= 0:
-                return self._finish([plan], Trains(items, to), error=error)
-            return plan.datagrams_sent
-        except BaseException:
-            plan.release()
-            raise
-        finally:
-            self._plans.append(plan)
+        if self._learnt:
+            self.lessons.forget()
+        is_late = self._waiter.is_timed and self._waiter.is_late(POLLOUT)
+        done = self._dispatcher.send_segments(segments, to, is_late)
+        if isinstance(done, int):
+            return done
+        plan, items, error = done
+        return self._bring_to_end(plan, Trains(items, to), error)
 
     def send_to(
         self, buffers: Sequence[Buffer], address: object, offset: int, header: bytes | None
@@ -170,97 +149,76 @@ class Sender:
             Only if the destination went from GSO to none on the way: the errno that
             said so, and what sending without GSO met.
         """
+        if self._learnt:
+            self.lessons.forget()
+        is_late = self._waiter.is_timed and self._waiter.is_late(POLLOUT)
+        done = self._dispatcher.send_to(buffers, address, offset, header, is_late)
+        if isinstance(done, int):
+            return None
+        plan, items, error = done
         disabled: list[int] = []
-        plan = self._take_plan()
         try:
-            error = 0
-            if self._waiter.is_timed and self._waiter.is_late(POLLOUT):
-                plan.load_to(buffers, address, offset, header)
-            else:
-                error = plan.dispatch_to(self._descriptor, buffers, address, offset, header)
-            if error >= 0:
-                outgoing = ToOne(buffers, address, 0 if header else offset)
-                self._finish([plan], outgoing, disabled, error)
+            self._bring_to_end(plan, ToOne(items, address, offset, header), error, disabled)
         except SendError as failure:
             if not disabled or failure.errno in (errno.EAGAIN, errno.ETIMEDOUT, errno.EBADF):
                 raise
             return disabled[0], failure
-        except BaseException:
-            plan.release()
-            raise
-        finally:
-            self._plans.append(plan)
         return (disabled[0], None) if disabled else None
 
     def close(self) -> None:
         """Give back what is held beside memory."""
         self.lessons.close()
 
-    def _take_plan(self) -> SendPlan:
-        # Given back by whoever takes it: there are as many as there were calls at one time.
-        if self._learnt:
-            self.lessons.forget()
-        try:
-            return self._plans.pop()
-        except IndexError:
-            return SendPlan(self.peers, self._counters)
-
-    def _send_windows(
-        self, first: SendPlan, items: list[Any], outgoing: Outgoing, peer: Peer | None = None
+    def _bring_to_end(
+        self, first: SendPlan, outgoing: Outgoing, error: int, disabled: list[int] | None = None
     ) -> int:
-        """Send what has not been attempted, and may be more than a plan takes."""
-        plans: list[SendPlan] = []
+        """Send what the first attempt left, and give its plan back; return how many datagrams.
+
+        ``error``: what that attempt met, or -1 if there was none: nothing is loaded then.
+        """
+        plans = [first]
         try:
-            # All of them are loaded, thus checked, before the first system call.
-            for start in range(0, len(items) or 1, WINDOW):
-                plans.append(SendPlan(self.peers, self._counters) if plans else first)
-                if isinstance(outgoing, Trains):
-                    plans[-1].load_segments(items, start, peer)
-                else:
-                    plans[-1].load(items, start)
-        except BaseException:
-            for plan in plans:
+            if error < 0:
+                # All of them are loaded, thus checked, before the first system call.
+                for start in range(0, len(outgoing.items) or 1, WINDOW):
+                    if start:
+                        plans.append(self._dispatcher.take())
+                    outgoing.load(plans[-1], start, self.peers)
+            return self._finish(plans, outgoing, disabled, max(error, 0))
+        finally:
+            self._dispatcher.give(first)
+            for plan in plans[1:]:  # rare, and not worth keeping
                 plan.release()
-            raise
-        return self._finish(plans, outgoing)
 
     def _finish(
-        self,
-        plans: list[SendPlan],
-        outgoing: Outgoing,
-        disabled: list[int] | None = None,
-        error: int = 0,
+        self, plans: list[SendPlan], outgoing: Outgoing, disabled: list[int] | None, error: int
     ) -> int:
-        """Bring loaded plans to their end and release them; return how many datagrams went out.
+        """Bring loaded plans to their end; return how many datagrams went out.
 
         Or raise what the call has to tell.  An attempt at the first plan may have been made;
         ``error`` is what it met.
         """
-        try:
-            if self._descriptor.closed and not any(plan.position for plan in plans):
-                raise os_error(errno.EBADF)
-            started = self._waiter.clock()
-            end = errno.ETIMEDOUT if self._waiter.is_late(POLLOUT) else 0
-            has_failed = False
-            for plan in plans:
-                if not end:
-                    if self._learnt and plan is not plans[0]:
-                        plan.recut()  # by what an earlier window taught
-                    failed, end = self._run(plan, started, disabled, error)
-                    has_failed = has_failed or failed
-                    error = 0
-            # sendmmsg may have met an error of the network without telling.
-            self._waiter.drain_errors()
-            sent = sum(plan.datagrams_sent for plan in plans)
-            if has_failed or end:
-                rows = [row for plan in plans for row in plan.report()]
-                outcome = Outcome(outgoing, self._descriptor, self.peers)
-                errors, unsent = outcome.gather(rows, end)
-                raise send_error(end, sent, errors, unsent)
-            return sent
-        finally:
-            for plan in plans:
-                plan.release()
+        if self._descriptor.closed and not any(plan.position for plan in plans):
+            raise os_error(errno.EBADF)
+        started = self._waiter.clock()
+        end = errno.ETIMEDOUT if self._waiter.is_late(POLLOUT) else 0
+        has_failed = False
+        for plan in plans:
+            if not end:
+                if self._learnt and plan is not plans[0]:
+                    plan.recut()  # by what an earlier window taught
+                failed, end = self._run(plan, started, disabled, error)
+                has_failed = has_failed or failed
+                error = 0
+        # sendmmsg may have met an error of the network without telling.
+        self._waiter.drain_errors()
+        sent = sum(plan.datagrams_sent for plan in plans)
+        if has_failed or end:
+            rows = [row for plan in plans for row in plan.report()]
+            outcome = Outcome(outgoing, self._descriptor, self.peers)
+            errors, unsent = outcome.gather(rows, end)
+            raise send_error(end, sent, errors, unsent)
+        return sent
 
     def _run(
         self, plan: SendPlan, started: float, disabled: list[int] | None, known: int

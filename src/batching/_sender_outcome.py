@@ -1,16 +1,15 @@
-"""What a sending call tells that could not send all: each item's error, and what is left.
+"""What a sending call was given, and what it tells of what it could not send.
 
-All of it is made once a call has failed; nothing here is on the way of what is sent.
+All of it is made once a first attempt was not enough; nothing here is on the usual way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Sequence
 from typing import Any, Final
 
-from ._backend import Descriptor, Peers
+from ._backend import Descriptor, Peers, SendPlan
 from ._errors import SendError, os_error, send_error
 from ._path_mtu import why_too_large
 from .segments import Segments
@@ -22,10 +21,14 @@ _NO_WAY: Final = {errno.EINVAL, errno.ENETUNREACH, errno.ENODEV, errno.EADDRNOTA
 
 
 class Outgoing:
-    """The items that a call was given, as they were loaded."""
+    """The items that a call was given."""
 
-    def __init__(self, items: Sequence[Any]) -> None:
+    def __init__(self, items: list[Any]) -> None:
         self.items = items
+
+    def load(self, _plan: SendPlan, _start: int, _peers: Peers) -> None:
+        """Let a plan take the items from a start on, as many as it does."""
+        raise NotImplementedError
 
     def datagrams(self, _item: int) -> int:
         """Return how many datagrams an item is."""
@@ -43,6 +46,10 @@ class Outgoing:
 class Datagrams(Outgoing):
     """Pairs of (data, address)."""
 
+    def load(self, plan: SendPlan, start: int, _peers: Peers) -> None:
+        """Take pairs."""
+        plan.load(self.items, start)
+
     def locate(self, item: int, _datagram: int) -> tuple[int, object]:
         """Return what stands in the pair."""
         data, address = self.items[item]
@@ -50,24 +57,37 @@ class Datagrams(Outgoing):
 
 
 class ToOne(Outgoing):
-    """Buffers for one address, of each of which the first ``left_out`` bytes are not sent."""
+    """Buffers for one address: without their first ``offset`` bytes, or with a header there."""
 
-    def __init__(self, items: Sequence[Any], address: object, left_out: int) -> None:
+    def __init__(
+        self, items: list[Any], address: object, offset: int, header: bytes | None
+    ) -> None:
         super().__init__(items)
         self._address = address
-        self._left_out = left_out
+        self._offset = offset
+        self._header = header
+
+    def load(self, plan: SendPlan, _start: int, _peers: Peers) -> None:
+        """Take all of them: there are no more than a plan takes."""
+        plan.load_to(self.items, self._address, self._offset, self._header)
 
     def locate(self, item: int, _datagram: int) -> tuple[int, object]:
         """Return what is sent of the buffer."""
-        return memoryview(self.items[item]).nbytes - self._left_out, self._address
+        left_out = 0 if self._header else self._offset
+        return memoryview(self.items[item]).nbytes - left_out, self._address
 
 
 class Trains(Outgoing):
     """Segments; ``to`` overrides their addresses."""
 
-    def __init__(self, items: Sequence[Segments], to: object) -> None:
+    def __init__(self, items: list[Segments], to: object) -> None:
         super().__init__(items)
         self._to = to
+
+    def load(self, plan: SendPlan, start: int, peers: Peers) -> None:
+        """Take trains."""
+        peer = None if self._to is None else peers.get(self._to)
+        plan.load_segments(self.items, start, peer)
 
     def datagrams(self, item: int) -> int:
         """Return how many datagrams a train has."""

@@ -9,7 +9,7 @@ import socket
 import warnings
 from typing import Any
 
-from loopback import HOST, PlainPeer, needs_room
+from loopback import HOST, dead_address, needs_room
 from stage import Endpoint, Scenario, Scenarios, Stage, World, compare, each_world
 
 scenarios = Scenarios()
@@ -21,11 +21,6 @@ TOO_LONG = bytes(65508)
 @each_world
 def test_it_is_as_on_stock(world: World, scenario: Scenario) -> None:
     compare(world, scenario)
-
-
-def dead_address() -> Any:
-    with PlainPeer() as peer:
-        return peer.address
 
 
 def fail(*_: object) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from batching._kernel import IP_RECVERR, SOL_IP
-from loopback import HOST, PlainPeer, needs_linux
+from loopback import HOST, dead_address, needs_linux
 from stage import STOCK, Scenario, Scenarios, Stage, World, compare, each_world, play
 
 scenarios = Scenarios()
@@ -35,11 +35,6 @@ def hearing(remote: Any = None) -> Iterator[socket.socket]:
         if remote:
             sock.connect(remote)
         yield sock
-
-
-def dead_address() -> Any:
-    with PlainPeer() as peer:
-        return peer.address
 
 
 @scenarios

@@ -18,7 +18,7 @@ import pytest
 from batching import Conn, _errqueue, open_conn
 from boundaries import NEVER, SIGNAL, Boundaries
 from boundaries import boundaries as boundaries
-from loopback import ANY_PORT, PATIENCE_S, PlainPeer, messages, needs_linux
+from loopback import ANY_PORT, PATIENCE_S, PlainPeer, dead_address, messages, needs_linux
 
 pytestmark = pytest.mark.slow
 Receive = Callable[[Conn], list[bytes]]
@@ -178,8 +178,7 @@ def test_a_handler_amid_the_errors_of_the_network(
     n_before: int,
 ) -> None:
     monkeypatch.setattr(_errqueue, "MAX_WAITING", 2)  # of 3, one makes room
-    with PlainPeer() as gone:
-        dead = gone.address
+    dead = dead_address()
     found: list[Any] = []
     conn: Conn
 

@@ -6,6 +6,7 @@ The stubs beside the modules say what each method promises; _portable is its twi
 """
 
 from .descriptor import Counters, Descriptor
+from .dispatcher import Dispatcher
 from .message import Message
 from .peers import Peer, Peers
 from .recv import RecvSlots, parse_control, parse_metadata
@@ -16,6 +17,7 @@ __all__ = [
     "WINDOW",
     "Counters",
     "Descriptor",
+    "Dispatcher",
     "Message",
     "Peer",
     "Peers",

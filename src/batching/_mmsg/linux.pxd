@@ -12,9 +12,13 @@ cdef extern from *:
     #ifdef Py_GIL_DISABLED
     #define batching_add(p, n) __atomic_add_fetch((p), (n), __ATOMIC_SEQ_CST)
     #define batching_count(p, n) ((void)__atomic_fetch_add((p), (n), __ATOMIC_RELAXED))
-    #else  /* both are called with the GIL held */
+    #define batching_hold(m) ((void)pthread_mutex_lock(m))
+    #define batching_let_go(m) ((void)pthread_mutex_unlock(m))
+    #else  /* all are called with the GIL held, and the lock over no Python code */
     #define batching_add(p, n) (*(p) += (n))
     #define batching_count(p, n) ((void)(*(p) += (n)))
+    #define batching_hold(m) ((void)(m))
+    #define batching_let_go(m) ((void)(m))
     #endif
     #define batching_swap(p, n) __atomic_exchange_n((p), (n), __ATOMIC_SEQ_CST)
     #define batching_load(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
@@ -27,6 +31,7 @@ cdef extern from *:
     #define batching_resume_gc(was) ((void)(was))
     #endif
     #define batching_stolen(o) (o)
+    #define batching_items(l) (((PyListObject *)(l))->ob_item)
     /* Of a list that nobody else has seen, and whose items from n on are NULL: it cannot fail. */
     #define batching_shorten(l, n) Py_SET_SIZE((PyVarObject *)(l), (n))
     /* What getbuffer and releasebuffer of bytearrays and of memoryviews do beside counting references; with the GIL. */
@@ -60,6 +65,7 @@ cdef extern from *:
     bint is_open_view "batching_is_open"(PyObject *o, bint is_writable) noexcept
     void cut_view "batching_cut"(object view, Py_ssize_t n) noexcept
     void raw_list_shorten "batching_shorten"(PyObject *l, Py_ssize_t n) noexcept
+    PyObject **raw_items "batching_items"(list l) noexcept
     object stolen "batching_stolen"(PyObject *reference)  # hand a reference over to Cython
 
 cdef extern from "Python.h":
@@ -72,6 +78,9 @@ cdef extern from "Python.h":
     void raw_untrack "PyObject_GC_UnTrack"(PyObject *o) noexcept
     void raw_incref "Py_INCREF"(PyObject *o) noexcept
     void raw_decref "Py_DECREF"(PyObject *o)
+    char *raw_bytes_data "PyBytes_AS_STRING"(PyObject *o) noexcept
+    Py_ssize_t raw_bytes_size "PyBytes_GET_SIZE"(PyObject *o) noexcept
+    bint is_bytes "PyBytes_CheckExact"(PyObject *o) noexcept
     char *raw_bytearray_data "PyByteArray_AS_STRING"(PyObject *o) noexcept
     Py_ssize_t raw_bytearray_size "PyByteArray_GET_SIZE"(PyObject *o) noexcept
     bint is_bytearray "PyByteArray_CheckExact"(PyObject *o) noexcept
@@ -180,6 +189,10 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_trylock(pthread_mutex_t *m)
     int pthread_mutex_unlock(pthread_mutex_t *m)
     int pthread_mutex_destroy(pthread_mutex_t *m)
+
+cdef extern from *:  # of what only who has the GIL looks at: nothing where there is one
+    void batching_hold(pthread_mutex_t *m) noexcept
+    void batching_let_go(pthread_mutex_t *m) noexcept
 
 # include/uapi/linux/udp.h; the C library's header may be older than the kernel.
 cdef enum:

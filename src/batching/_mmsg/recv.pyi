@@ -21,11 +21,10 @@ class RecvSlots(Arrivals):
     def fetch(
         self, descriptor: Descriptor, limit: int = 0, sleeps: bool = False
     ) -> list[tuple[bytes, Address]] | int:
-        """Make an attempt, and take; return its errno if it met one.
+        """Make an attempt, and take; return its errno, or 0 where nothing was left to take.
 
         Where there was nothing, and if it ``sleeps``, do so for the descriptor's
-        ``patience_s`` at most, and make another.  May
-        return an empty list where another thread was quicker.
+        ``patience_s`` at most, and make another.  Others who sleep are woken if any are left.
         """
     def fetch_segments(self, descriptor: Descriptor, sleeps: bool = False) -> list[Segments] | int:
         """As ``fetch``, of ``take_segments``."""

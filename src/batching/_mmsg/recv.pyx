@@ -31,16 +31,41 @@ cdef class RecvSlots(Arrivals):
     """Slabs that the kernel writes into, and the datagrams in them not yet taken."""
 
     def fetch(self, Descriptor descriptor not None, int limit=0, bint sleeps=False):
-        cdef int failure = self.look(descriptor, sleeps)
-        return failure if failure else self.take(limit)
+        cdef int failure
+        cdef list found
+        try:
+            failure = self.look(descriptor, sleeps)
+            if failure:
+                return failure
+            found = self.take(limit)
+            return found if found else 0
+        finally:
+            self.pass_on(descriptor)
 
     def fetch_segments(self, Descriptor descriptor not None, bint sleeps=False):
-        cdef int failure = self.look(descriptor, sleeps)
-        return failure if failure else self.take_segments()
+        cdef int failure
+        cdef list found
+        try:
+            failure = self.look(descriptor, sleeps)
+            if failure:
+                return failure
+            found = self.take_segments()
+            return found if found else 0
+        finally:
+            self.pass_on(descriptor)
 
     def fetch_into(self, Descriptor descriptor not None, msgs, bint sleeps=False):
-        cdef int failure = self.look(descriptor, sleeps, msgs)
-        return -failure if failure else self.take_into(msgs)
+        cdef int failure
+        try:
+            failure = self.look(descriptor, sleeps, msgs)
+            return -failure if failure else self.take_into(msgs)
+        finally:
+            self.pass_on(descriptor)
+
+    cdef inline void pass_on(self, Descriptor descriptor) noexcept:
+        # Others may sleep on the kernel, which knows nothing of what is pending here.
+        if self.pending:
+            descriptor.wake(False)
 
     cdef int look(self, Descriptor descriptor, bint sleeps, msgs=None) except -1:
         # An attempt, and, where there was nothing, another after a sleep, before which msgs are checked.

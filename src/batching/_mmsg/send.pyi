@@ -57,27 +57,6 @@ class SendPlan:
 
         A given ``peer`` overrides each train's address.  "segments INDEX: ...".
         """
-    def dispatch(
-        self, descriptor: Descriptor, datagrams: list[tuple[Buffer, Address | None]]
-    ) -> int:
-        """Load (WINDOW at most), make the first attempt, and return its errno or 0.
-
-        Or -1 if it took all: everything is let go of, and of the plan only
-        ``datagrams_sent`` has a meaning.
-        """
-    def dispatch_to(
-        self,
-        descriptor: Descriptor,
-        buffers: Sequence[Buffer],
-        address: object,
-        offset: int = 0,
-        header: bytes | None = None,
-    ) -> int:
-        """``load_to``, then as ``dispatch``."""
-    def dispatch_segments(
-        self, descriptor: Descriptor, segments: list[Segments], peer: Peer | None = None
-    ) -> int:
-        """``load_segments``, then as ``dispatch``."""
     def attempt(self, descriptor: Descriptor, limit: int = 1024) -> tuple[int, int]:
         """Make one system call from ``position``; return (messages sent, errno or 0).
 

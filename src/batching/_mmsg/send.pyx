@@ -9,7 +9,7 @@ from libc.errno cimport EBADF, errno
 from libc.string cimport memcpy
 
 from .descriptor cimport Counters, Descriptor
-from .lent cimport Lent, export, free_lent, lend, take_back, trim_lent
+from .lent cimport Lent, export, free_lent, lend, lend_bytearrays, take_back, trim_lent
 from .linux cimport batching_count, batching_load, iovec, raw_decref, raw_incref
 from .peers cimport Peer, Peers
 from .segments cimport Segments
@@ -20,7 +20,6 @@ from .train cimport (
 )
 
 cdef enum:
-    WINDOW_ = 8192  # datagrams or trains: so many of a destination's may share messages
     MAX_MESSAGES = 1024  # a call; UIO_MAXIOV: sendmmsg itself takes no more
     INITIAL_ITEMS = 128
     KEPT = 2048  # items or messages; room for more is given back after the call that needed it
@@ -32,15 +31,6 @@ WINDOW = WINDOW_
 @cython.no_gc  # the collector would clear the list of what is lent, and so free that, before it is taken back
 cdef class SendPlan:
     """A window of datagrams as messages: who shares one, and how far sending has come."""
-    cdef Plan plan
-    cdef Peers peers
-    cdef Counters counters
-    cdef list loaded  # holds every object whose memory is lent to the kernel
-    cdef Lent lent
-    cdef int start
-    cdef readonly int position
-    cdef readonly int datagrams_sent
-
     def __cinit__(self, Peers peers not None, Counters counters not None):
         self.peers = peers
         self.counters = counters
@@ -153,7 +143,7 @@ cdef class SendPlan:
                     return 0
                 address = PyTuple_GET_ITEM(<object>pair, 1)
                 self.aim(self.peers.find(<object>address))
-            lend(&self.lent, <object>PyTuple_GET_ITEM(<object>pair, 0), False, &memory, &n_bytes)
+            lend(&self.lent, PyTuple_GET_ITEM(<object>pair, 0), False, &memory, &n_bytes)
             vector.iov_base = memory
             vector.iov_len = n_bytes
             vector += 1
@@ -185,7 +175,7 @@ cdef class SendPlan:
                 second, second_address = first, first_address
                 first, first_address = self.peers.find(<object>address), address
                 peer = <PyObject *>first
-            lend(&self.lent, <object>PyTuple_GET_ITEM(<object>pair, 0), False, &memory, &n_bytes)
+            lend(&self.lent, PyTuple_GET_ITEM(<object>pair, 0), False, &memory, &n_bytes)
             self.add(<Peer>peer, memory, n_bytes, 0)
             i[0] += 1
         return 0
@@ -209,8 +199,8 @@ cdef class SendPlan:
             if n:
                 self.aim(peer)
             vector = self.plan.iovecs
-            for i in range(n):
-                lend(&self.lent, <object>PyList_GET_ITEM(items, i), is_written, &memory, &n_bytes)
+            for i in range(lend_bytearrays(&self.lent, items, offset, left_out, vector), n):
+                lend(&self.lent, PyList_GET_ITEM(items, i), is_written, &memory, &n_bytes)
                 if n_bytes < <size_t>offset:
                     raise ValueError(f"offset {offset}, but only {n_bytes} bytes")
                 vector[i].iov_base = memory + left_out
@@ -252,18 +242,6 @@ cdef class SendPlan:
         except BaseException as error:
             self.let_go()
             raise indexed("segments", i, error)
-
-    def dispatch(self, Descriptor descriptor not None, list datagrams not None):
-        self.load(datagrams)
-        return self.depart(descriptor)
-
-    def dispatch_to(self, Descriptor descriptor not None, buffers, address, Py_ssize_t offset=0, bytes header=None):
-        self.load_to(buffers, address, offset, header)
-        return self.depart(descriptor)
-
-    def dispatch_segments(self, Descriptor descriptor not None, list segments not None, Peer peer=None):
-        self.load_segments(segments, 0, peer)
-        return self.depart(descriptor)
 
     cdef int depart(self, Descriptor descriptor) except -2:
         # The first attempt: its errno; -1 when it took all, and nothing is held any more.
@@ -355,7 +333,7 @@ cdef class SendPlan:
                     rows.append((self.start + piece.item, piece.first_datagram, piece.n_datagrams, train.failure))
         return merge(sorted(rows))
 
-    def release(self):
+    cpdef release(self):
         self.position = self.datagrams_sent = 0
         self.let_go()
 

@@ -8,8 +8,8 @@ from libc.string cimport memset
 
 from .control cimport Control, read_control
 from .linux cimport (
-    MSG_CTRUNC, MSG_DONTWAIT, MSG_TRUNC, iovec, mmsghdr, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock,
-    recvmmsg, recvmsg, sockaddr_in6,
+    MSG_CTRUNC, MSG_DONTWAIT, MSG_TRUNC, batching_hold, batching_let_go, iovec, mmsghdr, pthread_mutex_t, recvmmsg,
+    recvmsg, sockaddr_in6,
 )
 
 cdef enum:
@@ -53,32 +53,32 @@ cdef struct Tally:  # what one call brought
     size_t n_bytes
 
 
-cdef inline char *take_slab(SlabPool *pool) noexcept nogil:
+cdef inline char *take_slab(SlabPool *pool) noexcept:
     cdef char *slab = NULL
-    pthread_mutex_lock(&pool.lock)
+    batching_hold(&pool.lock)
     if pool.n_spare:
         pool.n_spare -= 1
         slab = pool.spare[pool.n_spare]
-    pthread_mutex_unlock(&pool.lock)
+    batching_let_go(&pool.lock)
     return slab if slab != NULL else <char *>malloc(SLAB_SIZE)
 
-cdef inline void give_slab(SlabPool *pool, char *slab) noexcept nogil:
-    pthread_mutex_lock(&pool.lock)
+cdef inline void give_slab(SlabPool *pool, char *slab) noexcept:
+    batching_hold(&pool.lock)
     if slab != NULL and pool.n_spare < SPARE_SLABS and not pool.is_closed:
         pool.spare[pool.n_spare] = slab
         pool.n_spare += 1
         slab = NULL
-    pthread_mutex_unlock(&pool.lock)
+    batching_let_go(&pool.lock)
     free(slab)
 
-cdef inline void empty_pool(SlabPool *pool, bint for_good) noexcept nogil:
+cdef inline void empty_pool(SlabPool *pool, bint for_good) noexcept:
     cdef int i
-    pthread_mutex_lock(&pool.lock)
+    batching_hold(&pool.lock)
     for i in range(pool.n_spare):
         free(pool.spare[i])
     pool.n_spare = 0
     pool.is_closed = pool.is_closed or for_good
-    pthread_mutex_unlock(&pool.lock)
+    batching_let_go(&pool.lock)
 
 
 cdef inline void raise_trim_threshold() noexcept:

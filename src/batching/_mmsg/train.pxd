@@ -200,31 +200,34 @@ cdef inline void plan_peer(Plan *plan, PeerState *peer, bint has_marks) noexcept
             room = 0 if item.n_bytes < size else room - 1
         index = item.next_item
 
-cdef inline void close_train(Train *train, int n, size_t size, size_t n_bytes) noexcept nogil:
-    train.n_pieces = train.n_datagrams = n
-    train.segment_size = <int>size if n > 1 else 0
-    train.n_bytes = n_bytes
+cdef inline int n_alike(iovec *iovecs, int n, size_t size) noexcept nogil:
+    # How many of the first n have so many bytes.
+    cdef int i = 0
+    while i < n and iovecs[i].iov_len == size:
+        i += 1
+    return i
 
 cdef inline void plan_only(Plan *plan, PeerState *peer) noexcept nogil:
     # plan_peer() for the common case: all items are single datagrams of one peer, in the iovecs.
-    cdef int i, room = 0
-    cdef size_t length, size = 0, n_bytes = 0
-    cdef Train *train = NULL
-    for i in range(plan.n_items):
-        length = plan.iovecs[i].iov_len
-        if room == 0 or length == 0 or length > size or n_bytes + length > <size_t>peer.max_bytes:
-            if train != NULL:
-                close_train(train, i - train.first_piece, size, n_bytes)
-            plan.n_pieces = i
-            train = open_train(plan, peer, 0)
-            size = length
-            n_bytes = 0
-            room = segments_allowed(peer, size)
-        n_bytes += length
-        room = 0 if length < size else room - 1
-    plan.n_pieces = plan.n_items
+    cdef int n, most, left = plan.n_items
+    cdef size_t size, room = <size_t>peer.max_bytes
+    cdef iovec *vector = plan.iovecs
+    cdef Train *train
     plan.is_implied = True
-    close_train(train, plan.n_items - train.first_piece, size, n_bytes)
+    while left:
+        size = vector.iov_len
+        most = min(left, segments_allowed(peer, size))
+        n = n_alike(vector, min(most, max(1, <int>(room // size))), size) if most > 1 else 1
+        train = open_train(plan, peer, 0)
+        train.n_bytes = n * size
+        if n < most and 0 < vector[n].iov_len < size and train.n_bytes + vector[n].iov_len <= room:
+            train.n_bytes += vector[n].iov_len  # the last one
+            n += 1
+        train.n_pieces = train.n_datagrams = n
+        train.segment_size = <int>size if n > 1 else 0
+        plan.n_pieces += n
+        vector += n
+        left -= n
 
 cdef inline void fill_pieces(Plan *plan) noexcept nogil:
     cdef int i

@@ -17,6 +17,7 @@ from __future__ import annotations
 from .control import parse_control, parse_metadata
 from .counters import Counters
 from .descriptor import Descriptor
+from .dispatcher import Dispatcher
 from .message import Message
 from .peers import Peer, Peers
 from .recv import RecvSlots
@@ -27,6 +28,7 @@ __all__ = [
     "WINDOW",
     "Counters",
     "Descriptor",
+    "Dispatcher",
     "Message",
     "Peer",
     "Peers",

@@ -130,16 +130,22 @@ class RecvSlots:
     def fetch(
         self, descriptor: Descriptor, limit: int = 0, sleeps: bool = False
     ) -> list[tuple[bytes, Address]] | int:
-        """Make an attempt, and take; return its errno if it met one.
+        """Make an attempt, and take; return its errno, or 0 where nothing was left to take.
 
         Where there was nothing, and if it ``sleeps``, do so for the descriptor's
-        ``patience_s`` at most, and make another.
+        ``patience_s`` at most, and make another.  Others who sleep are woken if any are left.
         """
-        return self._look(descriptor, sleeps) or self.take(limit)
+        try:
+            return self._look(descriptor, sleeps) or self.take(limit) or 0
+        finally:
+            self._pass_on(descriptor)
 
     def fetch_segments(self, descriptor: Descriptor, sleeps: bool = False) -> list[Segments] | int:
         """As ``fetch``, of ``take_segments``."""
-        return self._look(descriptor, sleeps) or self.take_segments()
+        try:
+            return self._look(descriptor, sleeps) or self.take_segments() or 0
+        finally:
+            self._pass_on(descriptor)
 
     def fetch_into(
         self, descriptor: Descriptor, msgs: Sequence[Message], sleeps: bool = False
@@ -148,7 +154,15 @@ class RecvSlots:
 
         ``msgs`` are checked before a sleep.
         """
-        return -self._look(descriptor, sleeps, msgs) or self.take_into(msgs)
+        try:
+            return -self._look(descriptor, sleeps, msgs) or self.take_into(msgs)
+        finally:
+            self._pass_on(descriptor)
+
+    def _pass_on(self, descriptor: Descriptor) -> None:
+        # Others may sleep on the kernel, which knows nothing of what is pending here.
+        if self.has_pending:
+            descriptor.kick()
 
     def _look(
         self, descriptor: Descriptor, sleeps: bool, msgs: Sequence[Message] | None = None

@@ -179,45 +179,6 @@ class SendPlan:
         self._lay_out(groups)
         return len(window)
 
-    def dispatch(
-        self, descriptor: Descriptor, datagrams: list[tuple[Buffer, Address | None]]
-    ) -> int:
-        """Load (WINDOW at most), make the first attempt, and return its errno or 0.
-
-        Or -1 if it took all: everything is let go of, and of the plan only
-        ``datagrams_sent`` has a meaning.
-        """
-        self.load(datagrams)
-        return self._depart(descriptor)
-
-    def dispatch_to(
-        self,
-        descriptor: Descriptor,
-        buffers: Sequence[Buffer],
-        address: object,
-        offset: int = 0,
-        header: bytes | None = None,
-    ) -> int:
-        """``load_to``, then as ``dispatch``."""
-        self.load_to(buffers, address, offset, header)
-        return self._depart(descriptor)
-
-    def dispatch_segments(
-        self, descriptor: Descriptor, segments: list[Segments], peer: Peer | None = None
-    ) -> int:
-        """``load_segments``, then as ``dispatch``."""
-        self.load_segments(segments, 0, peer)
-        return self._depart(descriptor)
-
-    def _depart(self, descriptor: Descriptor) -> int:
-        _, failure = self.attempt(descriptor)
-        if failure or self.left:
-            return failure
-        sent = self.datagrams_sent
-        self.release()
-        self.datagrams_sent = sent
-        return -1
-
     def attempt(self, descriptor: Descriptor, limit: int = 1024) -> tuple[int, int]:
         """Send up to ``limit`` messages from ``position``; return (sent, errno or 0).
 
