@@ -7,7 +7,8 @@ rather than be replaced.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 from ._kernel import IS_LINUX
 
@@ -26,22 +27,34 @@ __all__ = [
     "SendPlan",
 ]
 
-WHY_NOT_NATIVE = ""
-_wanted = os.environ.get("BATCHING_BACKEND", "")
-if _wanted not in ("", "native", "portable"):
-    raise ValueError(f"BATCHING_BACKEND={_wanted}, must be native, portable or empty")
 
-NAME = _wanted
-if not _wanted:
+def _refuse(error: ImportError | ValueError) -> NoReturn:
+    """Raise it; the command line, none of which is imported yet, ends with one line instead."""
+    # What stands for sys.argv[0] in the whole command: a script, or the module after -m, which
+    # argv itself does not tell while that module's package is imported.
+    started = "".join(sys.orig_argv[-len(sys.argv) :][:1]).removeprefix("-m")
+    if os.path.splitext(os.path.basename(started))[0] == "batching":
+        sys.stderr.write(f"batching: {error}\n")
+        sys.exit(2)
+    raise error
+
+
+WHY_NOT_NATIVE = ""
+NAME = os.environ.get("BATCHING_BACKEND", "")
+if NAME not in ("", "native", "portable"):
+    _refuse(ValueError(f"BATCHING_BACKEND={NAME}, must be native, portable or empty"))
+if NAME == "portable":
+    WHY_NOT_NATIVE = "native: BATCHING_BACKEND=portable"
+else:
     try:
         from . import _mmsg as _mmsg
     except ImportError as error:
-        NAME = "portable"
-        WHY_NOT_NATIVE = f"native: not built ({error})" if IS_LINUX else "native: needs Linux"
+        why = f"not built ({error})" if IS_LINUX else "needs Linux"
+        if NAME:
+            _refuse(ImportError(f"BATCHING_BACKEND=native: {why}"))
+        NAME, WHY_NOT_NATIVE = "portable", f"native: {why}"
     else:
         NAME = "native"
-elif _wanted == "portable":
-    WHY_NOT_NATIVE = "native: BATCHING_BACKEND=portable"
 
 if NAME == "native" or TYPE_CHECKING:
     from ._mmsg import (

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._address import MAPPED_PREFIX
 from .._kernel import (
+    ECN_BITS,
     IP_PKTINFO,
     IP_TOS,
     IPV6_PKTINFO,
@@ -49,7 +50,6 @@ _OVERFLOWS: Final = struct.Struct("=I")
 IP_PKTINFO_FIELDS: Final = struct.Struct("@i4s4s")  # interface, the address to answer from, to whom
 IPV6_PKTINFO_FIELDS: Final = struct.Struct("@16si")  # to whom, or the source; interface
 _TIMESPEC: Final = struct.Struct("@ll")
-ECN_BITS: Final = 3
 _MAX_SECONDS: Final = 0x7FFFFFFF  # of a time that is believed; the twin's has 63 bits
 
 

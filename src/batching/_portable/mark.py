@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from .._address import Sockaddr
 from .._kernel import (
+    ECN_BITS,
     IP_PKTINFO,
     IP_TOS,
     IPV6_PKTINFO,
@@ -19,7 +20,7 @@ from .._kernel import (
     SOL_IP,
     SOL_IPV6,
 )
-from .control import ECN_BITS, IP_PKTINFO_FIELDS, IPV6_PKTINFO_FIELDS
+from .control import IP_PKTINFO_FIELDS, IPV6_PKTINFO_FIELDS
 from .peers import Peers
 from .segments import Segments
 
