@@ -33,7 +33,7 @@ cdef class Dispatcher:
                 self.spare, plan.next = plan.next, None
         return SendPlan(self.peers, self.counters) if plan is None else plan
 
-    cpdef give(self, SendPlan plan):
+    cpdef give(self, SendPlan plan not None):
         plan.release()
         with cython.critical_section(self):
             self.spare, plan.next = plan, self.spare
