@@ -11,8 +11,6 @@ Some facts (ip(7), linux/errqueue.h), and what they mean for us:
   past the end, and what is not understood is told as it is.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno as errnos
 import socket

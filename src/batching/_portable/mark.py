@@ -4,8 +4,6 @@ IPv4 over an IPv6 socket is marked by IP_TOS (IPV6_TCLASS would be accepted and 
 takes its source from IP_PKTINFO, or v4-mapped from IPV6_PKTINFO.
 """
 
-from __future__ import annotations
-
 import struct
 from typing import Final, NamedTuple
 
