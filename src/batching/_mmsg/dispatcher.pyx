@@ -33,10 +33,14 @@ cdef class Dispatcher:
                 self.spare, plan.next = plan.next, None
         return SendPlan(self.peers, self.counters) if plan is None else plan
 
-    cpdef give(self, SendPlan plan):
+    def give(self, SendPlan plan not None):
+        self.keep(plan)
+
+    cdef int keep(self, SendPlan plan) except -1:
         plan.release()
         with cython.critical_section(self):
             self.spare, plan.next = plan, self.spare
+        return 0
 
     def send(self, datagrams, bint holds_back=False):
         cdef list items = list(datagrams)
@@ -48,7 +52,7 @@ cdef class Dispatcher:
             plan.load(items)
             failure = plan.depart(self.descriptor)
         except BaseException:
-            self.give(plan)
+            self.keep(plan)
             raise
         return self.settle(plan, failure)
 
@@ -61,7 +65,7 @@ cdef class Dispatcher:
             plan.load_to(buffers, address, offset, header)
             failure = plan.depart(self.descriptor)
         except BaseException:
-            self.give(plan)
+            self.keep(plan)
             raise
         return self.settle(plan, failure)
 
@@ -78,7 +82,7 @@ cdef class Dispatcher:
             plan.load_segments(items, 0, peer)
             failure = plan.depart(self.descriptor)
         except BaseException:
-            self.give(plan)
+            self.keep(plan)
             raise
         return self.settle(plan, failure)
 
@@ -86,5 +90,5 @@ cdef class Dispatcher:
         cdef int sent = plan.datagrams_sent
         if failure >= 0:
             return plan, plan.loaded, failure
-        self.give(plan)
+        self.keep(plan)
         return sent
