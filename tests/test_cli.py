@@ -88,61 +88,6 @@ def test_help_needs_no_run_of_the_bench() -> None:
         assert option in text
 
 
-# ---- how it refuses ----
-
-WRONG = {
-    "size zero": (["bench", "--size", "0"], "1 to 65507"),
-    "size too large": (["bench", "--size", "65508"], "1 to 65507"),
-    "size not a number": (["bench", "--size", "big"], "1 to 65507"),
-    "second size wrong": (["bench", "--size", "64", "--size", "-1"], "1 to 65507"),
-    "duration zero": (["bench", "--duration", "0"], "0.02 to 60"),
-    "duration not a number": (["bench", "--duration", "nan"], "0.02 to 60"),
-    "batch too large": (["bench", "--batch", "1025"], "1 to 1024"),
-    "rounds not whole": (["bench", "--rounds", "1.5"], "1 to 100"),
-    "json into nowhere": (["bench", "--json", "/no/such/place/x.json"], "/no/such/place"),
-    "json is a directory": (["bench", "--json", "/"], "must be a file"),
-    "plot of another kind": (["bench", "--plot", "x.pdf"], ".png"),
-    "option unknown": (["bench", "--speed"], "--duration"),
-    "option of the group unknown": (["--speed"], "--version"),
-    "option without its value": (["bench", "--size"], "requires an argument"),
-    "argument too many": (["bench", "somewhere"], "takes options only"),
-    "command unknown": (["benhc"], "bench"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "allowed"), WRONG.values(), ids=WRONG.keys())
-def test_wrong_argument_is_one_line_and_status_2(arguments: list[str], allowed: str) -> None:
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("batching")
-    assert allowed in result.stderr
-
-
-def test_wrong_argument_of_a_real_process_is_one_line_on_stderr() -> None:
-    done = run("bench", "--size", "0")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "batching bench: invalid value for '--size': 0, must be a whole number from 1 to 65507\n"
-    )
-
-
-@pytest.mark.parametrize("missing", ["typer", "rich"])
-def test_missing_extra_is_one_line_and_status_2(missing: str) -> None:
-    code = f"import sys; sys.modules['{missing}'] = None; import batching.cli as c; c.main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env=environment(),
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == 'the command line needs: pip install "udp-batching[cli]"\n'
-
-
 # ---- what it measures ----
 
 
@@ -158,8 +103,10 @@ def test_bench_prints_a_row_for_every_contender(quick: SimpleNamespace) -> None:
         assert line.startswith(contender.name)
 
 
-def test_table_fits_100_columns(quick: SimpleNamespace) -> None:
-    assert max(map(len, quick.done.stdout.splitlines())) <= 100
+def test_table_fits_100_columns_and_ends_no_line_with_a_blank(quick: SimpleNamespace) -> None:
+    lines = quick.done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [line for line in lines if line.endswith(" ")] == []
 
 
 def test_header_names_machine_kernel_python_and_back_end(quick: SimpleNamespace) -> None:
@@ -211,6 +158,14 @@ def test_missing_uvloop_is_noted_and_the_rest_is_measured(monkeypatch: pytest.Mo
     )
 
 
+def test_a_batch_size_of_the_environment_does_not_concern_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BATCHING_BATCH_SIZE", "many")
+    monkeypatch.setattr(Bench, "run", lambda *_: Sample(1000, 0.1, 0.1, 1000, 1000))
+    assert CliRunner().invoke(app, ["bench", *QUICK]).exit_code == 0
+
+
 def settings() -> Settings:
     return Settings(duration_s=0.05, batch=16, cpus=None, spin=False)
 
@@ -224,6 +179,15 @@ def test_child_that_dies_is_an_error_with_its_reason(monkeypatch: pytest.MonkeyP
 def test_child_that_fails_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "_WORKER", "raise SystemExit('no more electricity')")
     with pytest.raises(RunError, match="status 1: no more electricity"):
+        Bench(settings()).run(SENDERS[0], 64)
+
+
+@pytest.mark.parametrize("line", ["a banner of somebody's", "42"])
+def test_child_that_prints_something_else_is_an_error_with_the_line(
+    monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(measure, "_WORKER", f"print({line!r}); input()")
+    with pytest.raises(RunError, match=rf"^drain.* printed b.*{line}.*, must be a JSON object"):
         Bench(settings()).run(SENDERS[0], 64)
 
 

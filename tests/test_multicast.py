@@ -278,6 +278,7 @@ def test_a_source_that_can_be_none_is_told(group: str, source: str) -> None:
         ({"ttl": 256}, ValueError, "ttl 256, must be 0 to 255"),
         ({"ttl": -1}, ValueError, "ttl -1, must be 0 to 255"),
         ({"ttl": "1"}, TypeError, "ttl must be int, not str"),
+        ({"ttl": True}, TypeError, "ttl must be int, not bool"),
         ({"ttl": 9, "loop": "no"}, TypeError, "loop must be bool, not str"),
         ({"interface": "nope", "ttl": 9}, ValueError, "no interface 'nope'"),
     ],

@@ -172,6 +172,7 @@ BAD = [
     pytest.param(
         {"path_mtu_discovery": []}, ValueError, "path_mtu_discovery .*, must be", id="unhashable"
     ),
+    pytest.param({"batch_size": True}, TypeError, "batch_size .*bool", id="size bool"),
     pytest.param({"max_segments": 0}, ValueError, "max_segments 0.* 128", id="0 segments"),
     pytest.param({"max_segments": 129}, ValueError, "max_segments 129.* 128", id="129"),
     pytest.param({"max_segments": "9"}, TypeError, "max_segments .*str", id="segments str"),

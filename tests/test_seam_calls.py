@@ -119,6 +119,9 @@ def test_a_plan_given_back_holds_nothing(rig: Rig) -> None:
     plan.load([(held, rig.address)])
     rig.dispatcher.give(plan)
     held.append(0)  # BufferError if it did
+    for unfit in (None, held):
+        with pytest.raises((TypeError, AttributeError)):
+            rig.dispatcher.give(unfit)
 
 
 def test_a_closed_descriptor_refuses_a_dispatch_even_of_nothing(rig: Rig) -> None:

@@ -182,6 +182,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "negative offset": (-1, {}, ValueError, "by -1, must be"),
     "offset of no datagram": (65527, {}, ValueError, "by 65527, must be"),
     "members of another type": ("cpu", {"members": "2"}, TypeError, "members must be int, not str"),
+    "members a switch": ("cpu", {"members": True}, TypeError, "members must be int, not bool"),
     "no members": ("cpu", {"members": 0}, ValueError, "members 0, must be 1 to 65535"),
     "more members than may be": (0, {"members": 65536}, ValueError, "members 65536, must be"),
 }

@@ -9,7 +9,8 @@ Rule 3: both back ends parse here whatever their own quick paths leave.
 # No annotations from __future__: NamedTuple would compile each, 3 ms of the package's import.
 
 import socket
-from typing import Any, NamedTuple
+import struct
+from typing import Any, Final, NamedTuple
 
 from ._kernel import is_answer
 
@@ -17,6 +18,10 @@ Address = tuple[Any, ...]
 """``(host, port)`` for IPv4, ``(host, port, flowinfo, scope_id)`` for IPv6."""
 
 MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96, RFC 4291 2.5.5.2
+# linux/in.h, linux/in6.h: family, host and scope, which is in this machine's order.  Port and
+# flowinfo mean nothing where these serve: in memberships, and in what was heard of a router.
+SOCKADDR_IN: Final = struct.Struct("=H2x4s")
+SOCKADDR_IN6: Final = struct.Struct("=H2x4x16sI")
 _WILDCARDS = {"": "0.0.0.0", "<broadcast>": "255.255.255.255"}  # as in the socket module
 
 

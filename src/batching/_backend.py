@@ -27,21 +27,21 @@ __all__ = [
 ]
 
 WHY_NOT_NATIVE = ""
-_wanted = os.environ.get("BATCHING_BACKEND", "")
-if _wanted not in ("", "native", "portable"):
-    raise ValueError(f"BATCHING_BACKEND={_wanted}, must be native, portable or empty")
-
-NAME = _wanted
-if not _wanted:
+NAME = os.environ.get("BATCHING_BACKEND", "")
+if NAME not in ("", "native", "portable"):
+    raise ValueError(f"BATCHING_BACKEND={NAME}, must be native, portable or empty")
+if NAME == "portable":
+    WHY_NOT_NATIVE = "native: BATCHING_BACKEND=portable"
+else:
     try:
         from . import _mmsg as _mmsg
     except ImportError as error:
-        NAME = "portable"
-        WHY_NOT_NATIVE = f"native: not built ({error})" if IS_LINUX else "native: needs Linux"
+        why = f"not built ({error})" if IS_LINUX else "needs Linux"
+        if NAME:
+            raise ImportError(f"BATCHING_BACKEND=native: {why}") from error
+        NAME, WHY_NOT_NATIVE = "portable", f"native: {why}"
     else:
         NAME = "native"
-elif _wanted == "portable":
-    WHY_NOT_NATIVE = "native: BATCHING_BACKEND=portable"
 
 if NAME == "native" or TYPE_CHECKING:
     from ._mmsg import (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from prometheus_client.core import (
@@ -48,6 +49,7 @@ HISTOGRAMS: Final = {  # with what their sizes add up to
     "send_datagrams_per_message": ("Datagrams of each message sent", "send_datagrams"),
     "send_messages_per_call": ("Messages of each call that sent something", "send_messages"),
 }
+_BOUNDS: Final = (*(str(float(bound)) for bound in Sizes.bounds), "+Inf")
 REASONS: Final = sorted(errno.errorcode[code] for code in GSO_REFUSED | SEGMENT_TOO_LARGE)
 MEMORY: Final = {
     "recv_queue_bytes": "Memory that the receive queue takes; SO_MEMINFO",
@@ -178,11 +180,7 @@ def _histogram(name: str, what: str, of: str, seen: list[Seen]) -> Metric:
 
 def _buckets(sizes: Sizes) -> list[tuple[str, float]]:
     """Return (bound, how many were that size or smaller), as prometheus_client wants it."""
-    total, buckets = 0, []
-    for bound, count in zip((*map(float, sizes.bounds), "+Inf"), sizes, strict=True):
-        total += count
-        buckets.append((str(bound), float(total)))
-    return buckets
+    return list(zip(_BOUNDS, accumulate(sizes), strict=True))
 
 
 def _fallbacks(seen: list[Seen]) -> Metric:

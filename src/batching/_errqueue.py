@@ -11,8 +11,6 @@ Some facts (ip(7), linux/errqueue.h), and what they mean for us:
   past the end, and what is not understood is told as it is.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno as errnos
 import socket
@@ -23,7 +21,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from ._address import Address, Sockaddr
+from ._address import SOCKADDR_IN, SOCKADDR_IN6, Address, Sockaddr
 from ._kernel import IP_RECVERR, IPV6_RECVERR, MSG_DONTWAIT, SOL_IP, SOL_IPV6, is_answer
 
 __all__ = ["ErrorQueue", "TransportError", "queued_errors"]
@@ -33,8 +31,6 @@ _MAX_DRAINED: Final = 4096  # entries at one time: who sends them faster does no
 _MSG_ERRQUEUE: Final = 0x2000  # include/linux/socket.h
 _CONTROL_SIZE: Final = 512  # bytes, as each slot of receiving has; more than all options need
 _EXTENDED_ERROR: Final = struct.Struct("=IBBBBII")  # linux/errqueue.h: sock_extended_err
-_SOCKADDR_IN: Final = struct.Struct("=H2x4s")  # linux/in.h; its port means nothing here
-_SOCKADDR_IN6: Final = struct.Struct("=H2x4x16sI")  # linux/in6.h: scope of this machine's order
 _ORIGINS: Final = ("none", "local", "icmp", "icmp6", "timestamping", "zerocopy", "txtime")
 _LEVELS: Final = frozenset(((SOL_IP, IP_RECVERR), (SOL_IPV6, IPV6_RECVERR)))
 
@@ -143,9 +139,9 @@ def parse_error(data: bytes, addr: Address | None) -> TransportError | None:
 def _parse_offender(data: bytes) -> Address | None:
     """Return the address in a sockaddr; None where there is none (AF_UNSPEC), or it is cut."""
     family = int.from_bytes(data[:2], sys.byteorder)
-    if family == socket.AF_INET and len(data) >= _SOCKADDR_IN.size:
-        return Sockaddr(_SOCKADDR_IN.unpack_from(data)[1], 0).spell()
-    if family == socket.AF_INET6 and len(data) >= _SOCKADDR_IN6.size:
-        _, host, scope_id = _SOCKADDR_IN6.unpack_from(data)
+    if family == socket.AF_INET and len(data) >= SOCKADDR_IN.size:
+        return Sockaddr(SOCKADDR_IN.unpack_from(data)[1], 0).spell()
+    if family == socket.AF_INET6 and len(data) >= SOCKADDR_IN6.size:
+        _, host, scope_id = SOCKADDR_IN6.unpack_from(data)
         return Sockaddr(host, 0, 0, scope_id).spell()
     return None

@@ -51,6 +51,7 @@ MCAST_LEAVE_GROUP: Final = 45
 MCAST_JOIN_SOURCE_GROUP: Final = 46
 MCAST_LEAVE_SOURCE_GROUP: Final = 47
 IPV6_TCLASS: Final = int(getattr(socket, "IPV6_TCLASS", 67))
+ECN_BITS: Final = 0b11  # RFC 3168: the low bits of the traffic class; DSCP is the rest
 
 # Plain numbers: the socket module's are enums, of which a single "&" costs 1 µs.
 MSG_CTRUNC: Final = int(getattr(socket, "MSG_CTRUNC", 0x08))

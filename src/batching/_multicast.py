@@ -11,7 +11,8 @@ import socket
 import struct
 from typing import Final, NamedTuple
 
-from ._address import MAPPED_PREFIX, Sockaddr, parse_address
+from ._address import MAPPED_PREFIX, SOCKADDR_IN, SOCKADDR_IN6, Sockaddr, parse_address
+from ._checks import check_number
 from ._kernel import (
     IS_LINUX,
     MCAST_JOIN_GROUP,
@@ -21,6 +22,7 @@ from ._kernel import (
     SOL_IP,
     SOL_IPV6,
 )
+from ._multicast_interface import set_interface
 from .packetconn import is_dual_stack
 
 __all__ = ["Membership", "set_sending"]
@@ -29,10 +31,7 @@ __all__ = ["Membership", "set_sending"]
 # bytes, and begins where a long may.
 _GROUP: Final = struct.Struct("@I0L128s")
 _GROUP_AND_SOURCE: Final = struct.Struct("@I0L128s128s")
-_SOCKADDR: Final = struct.Struct("@H2x4s")
-_SOCKADDR6: Final = struct.Struct("@H2x4x16sI")
 _MREQ: Final = struct.Struct("@4s4s")
-_MREQN: Final = struct.Struct("@4s4si")
 _MREQ6: Final = struct.Struct("@16sI")
 
 
@@ -103,8 +102,8 @@ class Membership(NamedTuple):
 
     def _sockaddr(self, host: bytes) -> bytes:
         if len(host) == 4:
-            return _SOCKADDR.pack(socket.AF_INET, host)
-        return _SOCKADDR6.pack(socket.AF_INET6, host, self.interface)
+            return SOCKADDR_IN.pack(socket.AF_INET, host)
+        return SOCKADDR_IN6.pack(socket.AF_INET6, host, self.interface)
 
 
 def set_sending(
@@ -115,35 +114,26 @@ def set_sending(
     Raises:
         TypeError, ValueError: ``ttl`` is no int from 0 to 255; an unknown interface.
     """
-    if ttl is not None and not isinstance(ttl, int):
-        raise TypeError(f"ttl must be int, not {type(ttl).__name__}")
-    if ttl is not None and not 0 <= ttl <= 255:
-        raise ValueError(f"ttl {ttl}, must be 0 to 255")
+    if ttl is not None:
+        check_number("ttl", ttl, 0, 255)
     index = None if interface is None else index_of(interface)
     if index is not None and not IS_LINUX and sock.family == socket.AF_INET:
         raise ValueError("interface: of IPv4 it needs Linux")
     # All was checked: what is set, is set as a whole.
+    if index is not None:
+        set_interface(sock, index)
     if sock.family == socket.AF_INET6:
         for option, value in (
-            (socket.IPV6_MULTICAST_IF, index),
             (socket.IPV6_MULTICAST_HOPS, ttl),
             (socket.IPV6_MULTICAST_LOOP, loop),
         ):
             if value is not None:
                 sock.setsockopt(SOL_IPV6, option, value)
     if IS_LINUX or sock.family == socket.AF_INET:
-        _set_sending_of_ipv4(sock, loop, ttl, index)
-
-
-def _set_sending_of_ipv4(
-    sock: socket.socket, loop: bool | None, ttl: int | None, index: int | None
-) -> None:
-    if index is not None:
-        sock.setsockopt(SOL_IP, socket.IP_MULTICAST_IF, _MREQN.pack(bytes(4), bytes(4), index))
-    if ttl is not None:
-        sock.setsockopt(SOL_IP, socket.IP_MULTICAST_TTL, ttl)
-    if loop is not None:
-        sock.setsockopt(SOL_IP, socket.IP_MULTICAST_LOOP, loop)
+        if ttl is not None:
+            sock.setsockopt(SOL_IP, socket.IP_MULTICAST_TTL, ttl)
+        if loop is not None:
+            sock.setsockopt(SOL_IP, socket.IP_MULTICAST_LOOP, loop)
 
 
 def index_of(interface: int | str) -> int:

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from . import _backend
 from ._address import Address, family_of, parse_address
+from ._checks import check_number, check_switch
 from ._conn import MIN_OOB, Conn
 from ._kernel import (
     IS_LINUX,
@@ -20,7 +21,7 @@ from ._kernel import (
     SO_RXQ_OVFL,
     SO_SNDBUFFORCE,
 )
-from ._options import Wishes, check_switch
+from ._options import Wishes
 from .offload import Offload, enable_gro, negotiate
 from .packetconn import FAMILIES, UDPConn, is_dual_stack
 
@@ -263,10 +264,8 @@ def _check_batch_size(batch_size: int | None) -> int:
 
 
 def _check_limit(name: str, value: int | None, limit: int) -> None:
-    if value is not None and not isinstance(value, int):
-        raise TypeError(f"{name} must be int, not {type(value).__name__}")
-    if value is not None and not 1 <= value <= limit:
-        raise ValueError(f"{name} {value}, must be 1 to {limit}")
+    if value is not None:
+        check_number(name, value, 1, limit)
 
 
 def _check_name(name: str) -> None:

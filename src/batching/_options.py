@@ -9,7 +9,9 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Final
 
+from ._checks import check_number, check_switch
 from ._kernel import (
+    ECN_BITS,
     IP_MTU_DISCOVER,
     IP_PKTINFO,
     IP_RECVERR,
@@ -29,6 +31,7 @@ from ._kernel import (
     UDP_SEGMENT,
 )
 from ._multicast import Membership, set_sending
+from ._multicast_interface import note_option
 from ._path_mtu import path_mtu
 from .packetconn import SocketConn
 
@@ -36,11 +39,10 @@ if TYPE_CHECKING:
     from ._address import Address
     from ._backend import Peers
 
-__all__ = ["PATH_MTU_DISCOVERY", "OptionsConn", "Wishes", "check_ecn", "check_switch"]
+__all__ = ["PATH_MTU_DISCOVERY", "OptionsConn", "Wishes"]
 
 # include/uapi/linux/in.h: IP_PMTUDISC_*; IPv6 has the same numbers.
 PATH_MTU_DISCOVERY: Final = {"dont": 0, "want": 1, "do": 2, "probe": 3, "interface": 4, "omit": 5}
-_ECN_BITS: Final = 0b11  # RFC 3168: the low bits of the traffic class; DSCP is the rest
 _OURS: Final = {
     (SOL_UDP, UDP_SEGMENT): "UDP_SEGMENT: a Conn attaches it to each train",
     (SOL_UDP, UDP_GRO): "UDP_GRO: turned off, trains that wait lose their sizes",
@@ -114,6 +116,7 @@ class OptionsConn(SocketConn):
             raise ValueError(f"option {why}")
         with self._open_waiter.descriptor as sock:
             sock.setsockopt(level, option, value)
+            note_option(sock, level, option, value)
             if (level, option) in _traffic_class_options(sock):
                 self.note_traffic_class(sock)
 
@@ -136,11 +139,11 @@ class OptionsConn(SocketConn):
             TypeError, ValueError: It is no int from 0 to 3.
             OSError: EBADF: closed.
         """
-        check_ecn(ecn)
+        check_number("ecn", ecn, 0, ECN_BITS)
         with self._open_waiter.descriptor as sock:
             for level, option in _traffic_class_options(sock):
                 old = sock.getsockopt(level, option)
-                sock.setsockopt(level, option, old & ~_ECN_BITS | ecn)
+                sock.setsockopt(level, option, old & ~ECN_BITS | ecn)
             self.note_traffic_class(sock)
 
     def path_mtu(self, addr: Address | None = None) -> int:
@@ -148,8 +151,9 @@ class OptionsConn(SocketConn):
 
         The data of a datagram may have 28 less over IPv4, 48 less over IPv6.  It is the MTU
         of the device, or of the route, until a router has told of a lower one; that is
-        forgotten after 10 minutes.  Of an address that is not the connected one a socket in
-        the network namespace of the calling thread asks, which lives as long as the call.
+        forgotten after 10 minutes.  Of a group the device is that of ``set_multicast``.  Of a
+        group, and of an address that is not the connected one, a socket in the network
+        namespace of the calling thread asks, which lives as long as the call.
 
         Args:
             addr: None: the connected one.
@@ -225,21 +229,6 @@ class OptionsConn(SocketConn):
         """Tell the planner the DSCP that trains with a mark of their own keep."""
         classes = [sock.getsockopt(*option) for option in _traffic_class_options(sock)]
         self._peers.tos, self._peers.tclass = classes[0], classes[-1]
-
-
-def check_ecn(ecn: int) -> None:
-    """Raise TypeError or ValueError unless it is an ECN codepoint."""
-    if not isinstance(ecn, int) or isinstance(ecn, bool):  # True looks like a switch
-        raise TypeError(f"ecn must be int, not {type(ecn).__name__}")
-    if not 0 <= ecn <= _ECN_BITS:
-        raise ValueError(f"ecn {ecn}, must be 0 to {_ECN_BITS}")
-
-
-def check_switch(name: str, value: bool) -> bool:
-    """Return what must be True or False; TypeError: it is neither."""
-    if not isinstance(value, bool):  # ecn=2 looks like a mark
-        raise TypeError(f"{name} must be bool, not {type(value).__name__}")
-    return value
 
 
 def set_both(sock: socket.socket, of_ipv4: int, of_ipv6: int, value: int) -> None:

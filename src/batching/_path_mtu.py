@@ -1,7 +1,8 @@
 """The MTU of the path to an address, and what a datagram above it is told.
 
 Rule: what the kernel knows is asked of a socket that is connected to the address: of the
-connection's own, or of one that lives as long as the call and is routed alike.
+connection's own, or of one that lives as long as the call and is routed alike.  That of a
+group may have another interface now than when the connection's own was connected.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import socket
 from typing import Final
 
-from ._address import Address, parse_address
+from ._address import Address, Sockaddr, parse_address
 from ._errors import os_error
 from ._kernel import (
     IP_MTU,
@@ -22,6 +23,7 @@ from ._kernel import (
     SOL_IP,
     SOL_IPV6,
 )
+from ._multicast_interface import copy_interface
 
 __all__ = ["path_mtu", "why_too_large"]
 
@@ -52,21 +54,22 @@ def path_mtu(sock: socket.socket, address: Address) -> int:
     Raises:
         OSError: The kernel's refusal, for example ENETUNREACH.
     """
+    target = _parse(sock, address)
     with contextlib.suppress(OSError):  # ENOTCONN
-        if sock.getpeername() == address:
-            return _ask(sock, address)
+        if not target.is_group and sock.getpeername() == address:
+            return _ask(sock, target)
     with socket.socket(sock.family, socket.SOCK_DGRAM, socket.IPPROTO_UDP) as asking:
-        _route_alike(asking, sock)
+        _route_alike(asking, sock, target)
         try:
             asking.connect(address)
         except OSError as error:
             raise os_error(error.errno or 0, f"from {sock.getsockname()} to {address}") from None
-        return _ask(asking, address)
+        return _ask(asking, target)
 
 
 def why_too_large(sock: socket.socket, address: Address, n_bytes: int) -> str:
     """Return what EMSGSIZE means for a datagram of ``n_bytes``: the limit, if one is known."""
-    is_ipv4 = _is_ipv4(sock, address)
+    is_ipv4 = _parse(sock, address).is_ipv4
     limit = MAX_PAYLOAD_IPV4 if is_ipv4 else MAX_PAYLOAD_IPV6
     text = f"{n_bytes} bytes of data"
     if n_bytes > limit:
@@ -79,22 +82,24 @@ def why_too_large(sock: socket.socket, address: Address, n_bytes: int) -> str:
     return f"{text} to {address}"
 
 
-def _ask(connected: socket.socket, address: Address) -> int:
-    if _is_ipv4(connected, address):
+def _ask(connected: socket.socket, target: Sockaddr) -> int:
+    if target.is_ipv4:
         return connected.getsockopt(SOL_IP, IP_MTU)
     return connected.getsockopt(SOL_IPV6, IPV6_MTU)
 
 
-def _is_ipv4(sock: socket.socket, address: Address) -> bool:
-    return parse_address(address, int(sock.family), is_dual_stack=True).is_ipv4
+def _parse(sock: socket.socket, address: Address) -> Sockaddr:
+    return parse_address(address, int(sock.family), is_dual_stack=True)
 
 
-def _route_alike(asking: socket.socket, sock: socket.socket) -> None:
+def _route_alike(asking: socket.socket, sock: socket.socket, target: Sockaddr) -> None:
     """Let the kernel choose the way that packets of ``sock`` take."""
     is_ipv6 = sock.family == socket.AF_INET6
     for level, option in _ROUTING:
         if (is_ipv6 or level != SOL_IPV6) and (value := sock.getsockopt(level, option)):
             asking.setsockopt(level, option, value)
+    if target.is_group:  # before the device, which refuses others
+        copy_interface(sock, asking, is_ipv4=target.is_ipv4)
     if device := sock.getsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, _IFNAMSIZ):
         asking.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device)
     if is_ipv6:

@@ -19,6 +19,7 @@ import socket
 import struct
 from typing import Final
 
+from ._checks import check_number
 from ._conn import Conn
 from ._errors import os_error
 from ._kernel import (
@@ -84,10 +85,8 @@ def _program(by: str | int, members: int | None) -> list[_Instruction]:
     """Return the instructions; none for the kernel's own hash."""
     if not isinstance(by, str | int):
         raise TypeError(f"by must be str or int, not {type(by).__name__}")
-    if members is not None and not isinstance(members, int):
-        raise TypeError(f"members must be int, not {type(members).__name__}")
-    if members is not None and not 1 <= members <= _MAX_MEMBERS:
-        raise ValueError(f"members {members}, must be 1 to {_MAX_MEMBERS}")
+    if members is not None:
+        check_number("members", members, 1, _MAX_MEMBERS)
     if by == "hash":
         return []
     if by == "cpu":

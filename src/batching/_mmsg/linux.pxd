@@ -73,6 +73,12 @@ cdef extern from "Python.h":
     PyObject *raw_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t n)
     PyObject *raw_tuple "PyTuple_New"(Py_ssize_t n)
     void raw_tuple_set "PyTuple_SET_ITEM"(PyObject *t, Py_ssize_t i, PyObject *o) noexcept
+    bint is_tuple "PyTuple_CheckExact"(PyObject *o) noexcept
+    Py_ssize_t raw_tuple_size "PyTuple_GET_SIZE"(PyObject *t) noexcept
+    PyObject *raw_tuple_item "PyTuple_GET_ITEM"(PyObject *t, Py_ssize_t i) noexcept
+    bint is_list "PyList_CheckExact"(PyObject *o) noexcept
+    Py_ssize_t raw_list_size "PyList_GET_SIZE"(PyObject *l) noexcept
+    PyObject *raw_list_item "PyList_GET_ITEM"(PyObject *l, Py_ssize_t i) noexcept
     PyObject *raw_list "PyList_New"(Py_ssize_t n)
     void raw_list_set "PyList_SET_ITEM"(PyObject *l, Py_ssize_t i, PyObject *o) noexcept
     void raw_untrack "PyObject_GC_UnTrack"(PyObject *o) noexcept

@@ -1,7 +1,9 @@
-from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 
-from .linux cimport BATCHING_HAS_GIL, is_bytearray, raw_bytearray_data, raw_bytearray_size
+from .linux cimport (
+    BATCHING_HAS_GIL, is_bytearray, is_list, is_tuple, raw_bytearray_data, raw_bytearray_size, raw_list_item,
+    raw_list_size, raw_tuple_item, raw_tuple_size,
+)
 
 
 cdef struct Target:
@@ -24,36 +26,38 @@ cdef inline bint is_lendable(PyObject *buffer) noexcept:
 
 
 cdef inline PyObject *only_buffer(Message message) noexcept:
-    if PyList_CheckExact(message.buffers) and PyList_GET_SIZE(message.buffers) == 1:
-        return PyList_GET_ITEM(message.buffers, 0)
-    if type(message.buffers) is tuple and len(<tuple>message.buffers) == 1:
-        return <PyObject *>(<tuple>message.buffers)[0]
+    # Without references, of which Cython would count some.
+    cdef PyObject *buffers = <PyObject *>message.buffers
+    if is_list(buffers) and raw_list_size(buffers) == 1:
+        return raw_list_item(buffers, 0)
+    if is_tuple(buffers) and raw_tuple_size(buffers) == 1:
+        return raw_tuple_item(buffers, 0)
     return NULL
 
-
-cdef inline bint is_ready(Message message, Py_ssize_t min_oob) noexcept:
-    # The common case: bytearrays, of which nothing has to be prepared.
-    cdef PyObject *data = only_buffer(message)
-    cdef PyObject *oob = <PyObject *>message.oob
-    return (message.data_owner is None and message.oob_owner is None and data != NULL
-            and is_lendable(data) and is_lendable(oob) and raw_bytearray_size(oob) >= min_oob)
-
-
 cdef inline bint find(PyObject *buffer, PyObject *owner, Py_buffer *view, Target *target) noexcept:
+    # The memory of a buffer, if it is held as prepare() leaves it: a bytearray not at all, any
+    # other by the view of its owner, which it is.
     if is_lendable(buffer):
         target.memory = raw_bytearray_data(buffer)
         target.n_bytes = raw_bytearray_size(buffer)
-        return True
+        return owner == <PyObject *>None
     target.memory = <char *>view.buf
     target.n_bytes = view.len
     return buffer == owner and owner != <PyObject *>None  # None: there is no view
 
-
-# Find the memory again, in C only; False when the fields are not those prepared.
-
-cdef inline bint locate_data(Message message, Target *data) noexcept:
-    cdef PyObject *buffer = only_buffer(message)
-    return buffer != NULL and find(buffer, <PyObject *>message.data_owner, &message.data_view, data)
-
-cdef inline bint locate_oob(Message message, Target *oob) noexcept:
+cdef inline bint find_oob(Message message, Target *oob) noexcept:
     return find(<PyObject *>message.oob, <PyObject *>message.oob_owner, &message.oob_view, oob)
+
+cdef inline bint is_ready(Message message, Py_ssize_t min_oob, Target *data) noexcept:
+    # Find where a datagram goes, in C only; False: prepare() has something to do, or to refuse.
+    cdef PyObject *buffer = only_buffer(message)
+    cdef Target oob
+    if buffer == NULL:
+        return False
+    if (is_lendable(buffer) and is_lendable(<PyObject *>message.oob)
+            and message.data_owner is None and message.oob_owner is None):  # the usual case, once more
+        data.memory = raw_bytearray_data(buffer)
+        data.n_bytes = raw_bytearray_size(buffer)
+        return raw_bytearray_size(<PyObject *>message.oob) >= min_oob
+    return (find(buffer, <PyObject *>message.data_owner, &message.data_view, data)
+            and find_oob(message, &oob) and oob.n_bytes >= min_oob)

@@ -6,6 +6,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_Clear
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from .arrivals cimport Arrivals
@@ -16,7 +17,7 @@ from .linux cimport (
     pthread_mutex_unlock, raw_bytes, raw_decref, raw_incref, raw_list, raw_list_set, raw_list_shorten,
     raw_tuple, raw_tuple_set, raw_untrack, stolen,
 )
-from .message cimport Message, Target, is_ready, locate_data, locate_oob
+from .message cimport Message, Target, find_oob, is_ready
 from .segments cimport Segments
 from .slab cimport Slab
 from .slots cimport MAX_SLOTS, Arrival, Slot, next_length, take_one
@@ -24,11 +25,36 @@ from .slots cimport MAX_SLOTS, Arrival, Slot, next_length, take_one
 cdef enum:
     COPY_BELOW = 4096  # a kept view of a small train shall not pin a slab of 64 KiB
 
+cdef struct Replaced:  # what messages held, which may be anything: let go of without the lock
+    PyObject *objects  # a list
+    int n, room
+
+cdef inline bint keep(Replaced *replaced, PyObject *held) noexcept:
+    if replaced.objects == NULL:
+        replaced.objects = raw_list(replaced.room)
+        if replaced.objects == NULL:
+            PyErr_Clear()
+            return False
+    raw_incref(held)
+    raw_list_set(replaced.objects, replaced.n, held)
+    replaced.n += 1
+    return True
+
+cdef inline void let_go(Replaced *replaced) noexcept:
+    if replaced.objects != NULL:
+        raw_list_shorten(replaced.objects, replaced.n)
+        raw_decref(replaced.objects)
+
 
 @cython.final
 @cython.no_gc  # as the base has it
 cdef class RecvSlots(Arrivals):
     """Slabs that the kernel writes into, and the datagrams in them not yet taken."""
+    cdef Target *targets  # where datagrams go, message by message of one call
+    cdef Py_ssize_t n_targets
+
+    def __dealloc__(self):
+        free(self.targets)
 
     def fetch(self, Descriptor descriptor not None, int limit=0, bint sleeps=False):
         cdef int failure
@@ -203,12 +229,13 @@ cdef class RecvSlots(Arrivals):
     cdef int prepare_messages(self, list msgs) except -1:
         cdef int i = 0
         cdef PyObject *item
+        cdef Target data
         try:
             while i < PyList_GET_SIZE(msgs):
                 item = PyList_GET_ITEM(msgs, i)
                 if type(<object>item) is not Message:
                     raise TypeError(f"must be a Message, not {type(<object>item).__name__}")
-                if not is_ready(<Message>item, self.min_oob):
+                if not is_ready(<Message>item, self.min_oob, &data):
                     (<Message>msgs[i]).prepare(self.min_oob)  # its code may change the list
                 i += 1
         except TypeError as error:
@@ -217,18 +244,49 @@ cdef class RecvSlots(Arrivals):
             raise ValueError(f"message {i}: {error}") from None
         return 0
 
+    cdef int locate(self, list msgs) noexcept:
+        # Find, in C only, where datagrams go; return how many messages are ready, from the front.
+        cdef Py_ssize_t i = 0, n = PyList_GET_SIZE(msgs)
+        cdef PyObject *item
+        cdef void *grown
+        if n > self.n_targets:
+            grown = realloc(self.targets, n * sizeof(Target))
+            if grown == NULL:
+                return -1
+            self.targets, self.n_targets = <Target *>grown, n
+        while i < n:
+            item = PyList_GET_ITEM(msgs, i)
+            if type(<object>item) is not Message or not is_ready(<Message>item, self.min_oob, &self.targets[i]):
+                break
+            i += 1
+        return <int>i
+
+    cdef int acquire_with(self, list msgs) except -1:
+        # Take the lock; return how many of msgs are ready, all of them unless they change meanwhile.
+        cdef int n
+        self.acquire()
+        n = self.locate(msgs)
+        if 0 <= n < PyList_GET_SIZE(msgs):
+            pthread_mutex_unlock(&self.lock)  # others' code may run now, and ask for it
+            self.prepare_messages(msgs)
+            self.acquire()
+            n = self.locate(msgs)
+        if n < 0:
+            pthread_mutex_unlock(&self.lock)
+            raise MemoryError
+        return n
+
     cpdef int take_into(self, msgs) except -1:
         # The user's own list serves where nobody can change it meanwhile.
         cdef list items = msgs if BATCHING_HAS_GIL and type(msgs) is list else list(msgs)
-        cdef list replaced = []  # what a Message held; let go of after the lock, it may be anything
-        cdef int was_collecting, filled = 0
-        self.prepare_messages(items)
-        self.acquire()
+        cdef Replaced replaced
+        cdef int was_collecting, filled = 0, n = self.acquire_with(items)
         was_collecting = batching_pause_gc()
+        replaced.objects, replaced.n, replaced.room = NULL, 0, n
         try:
-            while self.pending and filled < len(items) and self.fill_from_train(items, &filled, replaced):
-                pass
-            if self.pending and filled == 0 and items:
+            while self.pending and filled < n:
+                self.fill_from_arrival(items, n, &filled, &replaced)
+            if self.pending and n == 0 and items:
                 raise ValueError("message 0: its buffers changed during the call")
         except MemoryError:
             if filled == 0:  # as in take()
@@ -236,56 +294,60 @@ cdef class RecvSlots(Arrivals):
         finally:
             batching_resume_gc(was_collecting)
             pthread_mutex_unlock(&self.lock)
+            let_go(&replaced)
         return filled
 
-    cdef int fill_from_train(self, list items, int *filled, list replaced) except -1:
+    cdef int fill_from_arrival(self, list items, int stop, int *filled, Replaced *replaced) except -1:
         # Of one arrival, whose sender is looked up once.  What is filled counts, also when it raises.
-        cdef int start = filled[0]
         cdef Arrival *arrival = self.next_arrival()
-        cdef char *slab = self.slots[self.current].slab
+        cdef char *data = self.slots[self.current].slab + arrival.taken_bytes
         cdef object address = self.sender()
-        cdef PyObject *item
-        cdef Target data
-        while filled[0] < PyList_GET_SIZE(items) and arrival.n_taken < arrival.n_datagrams:
-            item = PyList_GET_ITEM(items, filled[0])
-            if not (type(<object>item) is Message and locate_data(<Message>item, &data)):
-                break
-            if arrival.n_taken == 0 and not self.fill_control(<Message>item, arrival.flags):
-                break
+        cdef size_t length, n, left = arrival.n_bytes - arrival.taken_bytes
+        cdef PyObject *item = NULL
+        cdef bint has_room = True
+        cdef int start = filled[0], i = start
+        stop = min(stop, start + arrival.n_datagrams - arrival.n_taken)
+        while i < stop:
+            item = PyList_GET_ITEM(items, i)
             if (<Message>item).addr is not address:
-                replaced.append((<Message>item).addr)
+                has_room = keep(replaced, <PyObject *>(<Message>item).addr)
+                if not has_room:
+                    break
                 (<Message>item).addr = address
-            self.fill(<Message>item, arrival, slab, &data)
-            filled[0] += 1
-        return filled[0] - start
+            length = min(left, arrival.segment_size)
+            n = min(length, <size_t>self.targets[i].n_bytes)
+            memcpy(self.targets[i].memory, data, n)
+            (<Message>item).n = <int>n
+            (<Message>item).nn = (<Message>item).flags = 0
+            if n < length:
+                (<Message>item).flags = MSG_TRUNC
+                batching_count(&self.counters.numbers.recv_truncated, 1)
+            data += length
+            left -= length
+            i += 1
+        if i > start:
+            self.finish_messages(<Message>PyList_GET_ITEM(items, start), <Message>PyList_GET_ITEM(items, i - 1), i - start)
+            arrival.taken_bytes = arrival.n_bytes - left
+            filled[0] = i
+        if not has_room:
+            raise MemoryError
+        return 0
 
-    cdef bint fill_control(self, Message message, int flags) noexcept:
-        # What came with a train goes to its first datagram.
+    cdef void finish_messages(self, Message first, Message last, int n) noexcept:
+        # What came with a train goes to its first datagram, that it was cut to its last; n were taken.
         cdef mmsghdr *header = &self.headers[self.current]
+        cdef Arrival *arrival = &self.slots[self.current].arrival
         cdef Target oob
-        if not locate_oob(message, &oob):
-            return False
-        message.nn = <int>min(header.msg_hdr.msg_controllen, <size_t>oob.n_bytes)
-        memcpy(oob.memory, header.msg_hdr.msg_control, message.nn)
-        message.flags = flags & MSG_CTRUNC
-        if <size_t>message.nn < header.msg_hdr.msg_controllen:
-            message.flags = MSG_CTRUNC
-        return True
-
-    cdef inline void fill(self, Message message, Arrival *arrival, char *slab, Target *data) noexcept:
-        cdef size_t length = next_length(arrival), n = min(length, <size_t>data.n_bytes)
-        memcpy(data.memory, slab + arrival.taken_bytes, n)
-        message.n = <int>n
-        if arrival.n_taken:
-            message.nn = message.flags = 0
-        take_one(arrival, length)
-        self.pending -= 1
-        if arrival.flags and arrival.n_taken == arrival.n_datagrams:
-            message.flags |= arrival.flags & MSG_TRUNC
-        if n < length:
-            message.flags |= MSG_TRUNC
-            batching_count(&self.counters.numbers.recv_truncated, 1)
-
+        if arrival.n_taken == 0:
+            find_oob(first, &oob)
+            first.nn = <int>min(header.msg_hdr.msg_controllen, <size_t>oob.n_bytes)
+            memcpy(oob.memory, header.msg_hdr.msg_control, first.nn)
+            if arrival.flags & MSG_CTRUNC or <size_t>first.nn < header.msg_hdr.msg_controllen:
+                first.flags |= MSG_CTRUNC
+        arrival.n_taken += n
+        self.pending -= n
+        if arrival.n_taken == arrival.n_datagrams:
+            last.flags |= arrival.flags & MSG_TRUNC
 
 def parse_control(const unsigned char[::1] control not None):
     """Return (segment size of UDP_GRO or 0, SO_RXQ_OVFL or -1) found in control bytes."""

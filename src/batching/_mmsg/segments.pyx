@@ -12,6 +12,8 @@ from .mark cimport Mark, Marks, add_mark, host_of
 from .peers cimport Peer, Peers
 from .slab cimport Slab
 
+from .._checks import check_number
+
 cdef tuple FIELDS = (
     "data", "segment_size", "addr", "local_addr", "interface", "_is_way_out", "ecn", "timestamp_ns", "truncated",
 )
@@ -79,7 +81,7 @@ cdef class Segments:
 
     @ecn.setter
     def ecn(self, value):
-        self.ecn_mark = -1 if value is None else number_in("ecn", value, 0, 3)
+        self.ecn_mark = -1 if value is None else number_in("ecn", value, 0, ECN_BITS)
 
     @property
     def interface(self):
@@ -215,11 +217,9 @@ cdef class Segments:
 
 
 cdef int number_in(str name, object value, int least, int most) except -1:
-    if not isinstance(value, int) or isinstance(value, bool):  # True looks like a switch
-        raise TypeError(f"{name} must be int or None, not {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} {value}, must be {least} to {most} or None")
-    return value
+    if type(value) is int and least <= value <= most:
+        return value
+    return check_number(name, value, least, most, or_none=True)
 
 
 cdef bint begin_alike(const char *data, Py_ssize_t n_bytes, Py_ssize_t size, Py_ssize_t n_header) noexcept nogil:

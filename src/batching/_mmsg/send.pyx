@@ -4,13 +4,14 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.list cimport PyList_GET_ITEM
 from cpython.object cimport PyObject
-from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.errno cimport EBADF, errno
 from libc.string cimport memcpy
 
 from .descriptor cimport Counters, Descriptor
 from .lent cimport Lent, export, free_lent, lend, lend_bytearrays, take_back, trim_lent
-from .linux cimport batching_count, batching_load, iovec, raw_decref, raw_incref
+from .linux cimport (
+    batching_count, batching_load, iovec, is_tuple, raw_decref, raw_incref, raw_tuple_item, raw_tuple_size,
+)
 from .peers cimport Peer, Peers
 from .segments cimport Segments
 from .sizes cimport note_size
@@ -138,12 +139,12 @@ cdef class SendPlan:
             pair = PyList_GET_ITEM(datagrams, i[0])
             if not is_pair(pair):
                 return 0
-            if PyTuple_GET_ITEM(<object>pair, 1) != address:
+            if raw_tuple_item(pair, 1) != address:
                 if address != NULL:
                     return 0
-                address = PyTuple_GET_ITEM(<object>pair, 1)
+                address = raw_tuple_item(pair, 1)
                 self.aim(self.peers.find(<object>address))
-            lend(&self.lent, PyTuple_GET_ITEM(<object>pair, 0), False, &memory, &n_bytes)
+            lend(&self.lent, raw_tuple_item(pair, 0), False, &memory, &n_bytes)
             vector.iov_base = memory
             vector.iov_len = n_bytes
             vector += 1
@@ -166,7 +167,7 @@ cdef class SendPlan:
                 # The list is ours: a tuple in the pair's place holds what the pair held.
                 datagrams[i[0]] = as_pair(<object>pair)
                 continue
-            address = PyTuple_GET_ITEM(<object>pair, 1)
+            address = raw_tuple_item(pair, 1)
             if address == first_address and not first.is_forgotten:
                 peer = <PyObject *>first
             elif address == second_address and not second.is_forgotten:
@@ -175,7 +176,7 @@ cdef class SendPlan:
                 second, second_address = first, first_address
                 first, first_address = self.peers.find(<object>address), address
                 peer = <PyObject *>first
-            lend(&self.lent, PyTuple_GET_ITEM(<object>pair, 0), False, &memory, &n_bytes)
+            lend(&self.lent, raw_tuple_item(pair, 0), False, &memory, &n_bytes)
             self.add(<Peer>peer, memory, n_bytes, 0)
             i[0] += 1
         return 0
@@ -339,7 +340,7 @@ cdef class SendPlan:
 
 
 cdef inline bint is_pair(PyObject *pair) noexcept:
-    return PyTuple_CheckExact(<object>pair) and PyTuple_GET_SIZE(<object>pair) == 2
+    return is_tuple(pair) and raw_tuple_size(pair) == 2
 
 
 cdef tuple as_pair(object pair):

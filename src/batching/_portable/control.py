@@ -6,8 +6,6 @@ multiple of the length field's size.
 Rule: what is read was written by the kernel, and is read as if it came from the network.
 """
 
-from __future__ import annotations
-
 import socket
 import struct
 import sys
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .._address import MAPPED_PREFIX
 from .._kernel import (
+    ECN_BITS,
     IP_PKTINFO,
     IP_TOS,
     IPV6_PKTINFO,
@@ -49,7 +48,6 @@ _OVERFLOWS: Final = struct.Struct("=I")
 IP_PKTINFO_FIELDS: Final = struct.Struct("@i4s4s")  # interface, the address to answer from, to whom
 IPV6_PKTINFO_FIELDS: Final = struct.Struct("@16si")  # to whom, or the source; interface
 _TIMESPEC: Final = struct.Struct("@ll")
-ECN_BITS: Final = 3
 _MAX_SECONDS: Final = 0x7FFFFFFF  # of a time that is believed; the twin's has 63 bits
 
 
@@ -103,7 +101,7 @@ def find_metadata(control: Iterable[tuple[int, int, bytes]]) -> Metadata:
     return Metadata(ecn, timestamp_ns or None, interface or None, local, is_no_source)
 
 
-def parse_control(control: Buffer) -> tuple[int, int]:
+def parse_control(control: "Buffer") -> tuple[int, int]:
     """Return (segment size of UDP_GRO or 0, SO_RXQ_OVFL or -1) found in control bytes.
 
     Bytes from the kernel's own writing, yet read as if from the network: whatever
@@ -113,7 +111,7 @@ def parse_control(control: Buffer) -> tuple[int, int]:
 
 
 def parse_metadata(
-    control: Buffer,
+    control: "Buffer",
 ) -> tuple[int | None, int | None, int | None, bytes | None, bool]:
     """Return (ecn, timestamp_ns, interface, local host, is it no source) found in control bytes.
 

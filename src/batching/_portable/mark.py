@@ -4,13 +4,12 @@ IPv4 over an IPv6 socket is marked by IP_TOS (IPV6_TCLASS would be accepted and 
 takes its source from IP_PKTINFO, or v4-mapped from IPV6_PKTINFO.
 """
 
-from __future__ import annotations
-
 import struct
 from typing import Final, NamedTuple
 
 from .._address import Sockaddr
 from .._kernel import (
+    ECN_BITS,
     IP_PKTINFO,
     IP_TOS,
     IPV6_PKTINFO,
@@ -19,7 +18,7 @@ from .._kernel import (
     SOL_IP,
     SOL_IPV6,
 )
-from .control import ECN_BITS, IP_PKTINFO_FIELDS, IPV6_PKTINFO_FIELDS
+from .control import IP_PKTINFO_FIELDS, IPV6_PKTINFO_FIELDS
 from .peers import Peers
 from .segments import Segments
 

@@ -1,7 +1,5 @@
 """What is pending in RecvSlots: trains as they came, and parts of them.  None is ever changed."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from .._address import Address

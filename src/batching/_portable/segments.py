@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Literal
 
 from .._address import Address
+from .._checks import check_number
+from .._kernel import ECN_BITS
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -104,7 +106,7 @@ class Segments:
 
     @ecn.setter
     def ecn(self, value: int | None) -> None:
-        self._ecn = None if value is None else _number_in("ecn", value, 0, 3)
+        self._ecn = None if value is None else check_number("ecn", value, 0, ECN_BITS, or_none=True)
 
     @property
     def interface(self) -> int | None:
@@ -116,7 +118,9 @@ class Segments:
 
     @interface.setter
     def interface(self, value: int | None) -> None:
-        self._interface = None if value is None else _number_in("interface", value, 1, 0x7FFFFFFF)
+        self._interface = (
+            None if value is None else check_number("interface", value, 1, 0x7FFFFFFF, or_none=True)
+        )
         self._is_way_out = value is not None
 
     @property
@@ -185,11 +189,3 @@ class Segments:
             f"<Segments of {len(self)} datagrams, {self.data.nbytes} bytes in segments of"
             f" {self.segment_size}, addr={self.addr!r}>"
         )
-
-
-def _number_in(name: str, value: int, least: int, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):  # True looks like a switch
-        raise TypeError(f"{name} must be int or None, not {type(value).__name__}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} {value}, must be {least} to {most} or None")
-    return value

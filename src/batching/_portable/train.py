@@ -12,8 +12,6 @@ Rule 4: a Segments item of several datagrams is not merged with its neighbours, 
 cut; its message has one buffer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -33,12 +31,12 @@ class Run(NamedTuple):
     view: memoryview
     mark: Mark | None = None
 
-    def cut(self, start: int, stop: int) -> Run:
+    def cut(self, start: int, stop: int) -> "Run":
         size = self.segment_size
         view = self.view[start * size : stop * size]
         return Run(self.item, self.first + start, stop - start, size, view, self.mark)
 
-    def singles(self) -> Iterator[Run]:
+    def singles(self) -> Iterator["Run"]:
         for index in range(self.n_datagrams):
             single = self.cut(index, index + 1)
             yield single._replace(segment_size=single.view.nbytes)
@@ -70,7 +68,7 @@ class Outgoing:
             and self.segment_size <= self.peer.max_segment_size
         )
 
-    def singles(self) -> list[Outgoing]:
+    def singles(self) -> list["Outgoing"]:
         return [Outgoing(self.peer, [run]) for train in self.runs for run in train.singles()]
 
 
@@ -103,7 +101,7 @@ def _may_join(peer: Peer, train: list[Run], n_bytes: int, run: Run) -> bool:
     )
 
 
-def _recut(peer: Peer, run: Run) -> Iterator[Run]:
+def _recut(peer: Peer, run: Run) -> Iterator["Run"]:
     """Yield ``run`` in the fewest pieces that its peer allows."""
     if peer.max_segments < 2 or run.segment_size > peer.max_segment_size:
         yield from run.singles()

@@ -82,7 +82,7 @@ class Machine:
     @classmethod
     def look(cls) -> Machine:
         """Return what there is here; opens a ``Conn`` to see what it can do."""
-        with batching.open_conn(("127.0.0.1", 0)) as conn:
+        with batching.open_conn(("127.0.0.1", 0), batch_size=batching.IDEAL_BATCH_SIZE) as conn:
             offload = conn.offload
         return cls(
             processor=_processor(),

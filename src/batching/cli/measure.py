@@ -36,6 +36,7 @@ __all__ = ["Bench", "RunError", "Sample", "Settings"]
 
 _GRACE_S: Final = 20.0  # for starting two interpreters, importing and winding up
 _WORKER: Final = "from batching.cli.worker import main; main()"
+_SHOWN: Final = 100  # bytes of a line that is no answer
 _MARK_EVERY_S: Final = 0.002  # the mark of the end may meet a full queue
 
 
@@ -160,6 +161,14 @@ def _end(receiver: _Child, port: int) -> dict[str, Any]:
                     raise RunError(f"{receiver.name} did not end within {_GRACE_S} s") from None
 
 
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
 class _Child:
     """A worker process: its answers come through a thread, so that waiting has a limit."""
 
@@ -201,7 +210,7 @@ class _Child:
 
         Raises:
             TimeoutError: None came in time, and the process is alive.
-            RunError: It reported an error, or died.
+            RunError: It reported an error, or died, or printed what is no answer.
         """
         try:
             line = self._answers.get(timeout=timeout_s)
@@ -211,7 +220,9 @@ class _Child:
             raise TimeoutError from None
         if not line:
             raise RunError(self._death())
-        answer: dict[str, Any] = json.loads(line)
+        answer = _parse(line)
+        if answer is None:
+            raise RunError(f"{self.name} printed {line[:_SHOWN]!r}, must be a JSON object")
         if "error" in answer:
             raise RunError(f"{self.name}: {answer['error']}")
         return answer
