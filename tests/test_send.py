@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
+import gc
 import socket
 import subprocess
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from batching import Conn, SendError, open_conn
+from batching import Conn, Segments, SendError, open_conn
 from loopback import (
     HOST,
     Address,
@@ -206,6 +209,35 @@ def test_a_single_write_raises_the_error_itself(conn: Conn) -> None:
         conn.write_to_udp_addr_port(b"x", (HOST, 0))
     assert not isinstance(caught.value, SendError)
     assert caught.value.errno == errno.EINVAL
+
+
+class Data(bytearray):
+    """Can be referred to weakly, as a bytearray cannot."""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda conn, data: conn.write_to_udp_addr_port(data, conn.local_addr()),
+        lambda conn, data: conn.send_batch([(data, conn.local_addr())]),
+        lambda conn, data: conn.write_batch_to([data], conn.local_addr()),
+        lambda conn, data: conn.send_segments([Segments(data, len(data), conn.local_addr())]),
+    ],
+    ids=["write_to_udp_addr_port", "send_batch", "write_batch_to", "send_segments"],
+)
+def test_what_failed_is_let_go_of_with_the_error(
+    conn: Conn, call: Callable[[Conn, Data], object]
+) -> None:
+    data = Data(70_000)
+    seen = weakref.ref(data)
+    gc.disable()  # it would let go of cycles, too
+    try:
+        with contextlib.suppress(OSError):
+            pytest.fail(f"sent: {call(conn, data)}")
+        del data
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 @needs_ipv6

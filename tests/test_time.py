@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -165,6 +165,28 @@ def test_a_passed_deadline_keeps_all_back(conn: Conn, call: Callable[[Conn], obj
     conn.set_write_deadline(None)
     call(conn)
     assert gather(conn, 1) == [b"x"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda conn, late: conn.send_batch((b"x", conn.local_addr()) for _ in late),
+        lambda conn, late: conn.send_segments(Segments(b"x", 1, conn.local_addr()) for _ in late),
+    ],
+    ids=["send_batch", "send_segments"],
+)
+def test_a_deadline_that_passes_while_datagrams_are_made_keeps_them_back(
+    conn: Conn, call: Callable[[Conn, Iterator[None]], object]
+) -> None:
+    def takes_long() -> Iterator[None]:
+        conn.set_write_deadline(past())
+        yield
+
+    conn.set_write_deadline(future())
+    with pytest.raises(SendTimeout) as caught:
+        call(conn, takes_long())
+    assert caught.value.unsent == [0]
+    assert conn.stats().send_calls == 0
 
 
 @needs_room

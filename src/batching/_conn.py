@@ -258,10 +258,16 @@ class Conn(OptionsConn):
             TypeError, ValueError: As ``send_batch``.
             OSError: The kernel's refusal; BlockingIOError, TimeoutError as ``send_batch``.
         """
+        failure: OSError | None = None
         try:
             self._sender.send_to((data,), addr, 0, None)
         except SendError as error:
-            raise error.errors.get(0, error) from None
+            failure = error.errors.get(0, error)
+        if failure is not None:
+            try:
+                raise failure  # not above: its context, the SendError, holds it
+            finally:
+                del failure  # as this frame would, and with it the data until a collection
         return memoryview(data).nbytes
 
     def disable_gso(self, addr: Address | None = None) -> None:

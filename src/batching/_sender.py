@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from ._backend import WINDOW, Counters, Dispatcher, Peers, SendPlan
 from ._errors import SendError, os_error, send_error
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ._address import Address
 
+_T = TypeVar("_T")
 _PAUSES_S: Final = (0.001, 0.002, 0.004)  # when the device's queue is full (ENOBUFS)
 _MAX_TRIES: Final = 64  # other threads that send to the dead may get in between each time
 _TRIES_UNPROVED: Final = 2  # without an error in the queue: another thread may have read it
@@ -122,7 +123,9 @@ class Sender:
         """Send pairs of (data, address); return how many datagrams."""
         if self._learnt:
             self.lessons.forget()  # what is due, before it is planned by
-        is_late = self._waiter.is_timed and self._waiter.is_late(POLLOUT)
+        is_late = False
+        if self._waiter.is_timed:
+            datagrams, is_late = self._made(datagrams)
         done = self._dispatcher.send(datagrams, is_late)
         if isinstance(done, int):
             return done
@@ -133,7 +136,9 @@ class Sender:
         """Send trains; return how many datagrams."""
         if self._learnt:
             self.lessons.forget()
-        is_late = self._waiter.is_timed and self._waiter.is_late(POLLOUT)
+        is_late = False
+        if self._waiter.is_timed and not isinstance(segments, Segments):  # one: it is refused
+            segments, is_late = self._made(segments)
         done = self._dispatcher.send_segments(segments, to, is_late)
         if isinstance(done, int):
             return done
@@ -151,7 +156,9 @@ class Sender:
         """
         if self._learnt:
             self.lessons.forget()
-        is_late = self._waiter.is_timed and self._waiter.is_late(POLLOUT)
+        is_late = False
+        if self._waiter.is_timed:
+            buffers, is_late = self._made(buffers)
         done = self._dispatcher.send_to(buffers, address, offset, header, is_late)
         if isinstance(done, int):
             return None
@@ -168,6 +175,10 @@ class Sender:
     def close(self) -> None:
         """Give back what is held beside memory."""
         self.lessons.close()
+
+    def _made(self, items: Iterable[_T]) -> tuple[list[_T], bool]:
+        """Return items, and whether it is too late for them: a generator takes its time."""
+        return list(items), self._waiter.is_late(POLLOUT)
 
     def _bring_to_end(
         self, first: SendPlan, outgoing: Outgoing, error: int, disabled: list[int] | None = None
