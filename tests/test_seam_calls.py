@@ -201,6 +201,12 @@ def test_room_that_few_calls_need_is_given_back(rig: Rig) -> None:
     assert in_use() - before < 1 << 17
     assert rig.dispatcher.send(items) == MANY
     assert in_use() - before < 1 << 17
+    rig.send(b"1", b"2")
+    msgs = messages(1) * (MANY * 4)
+    assert rig.slots.fetch_into(rig.rx, msgs[:1]) == 1  # slabs are there from now on
+    before = in_use()
+    assert rig.slots.fetch_into(rig.rx, msgs) == 1
+    assert in_use() - before < 1 << 17  # not the room for so many
 
 
 # fetch

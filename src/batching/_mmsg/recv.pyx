@@ -24,6 +24,7 @@ from .slots cimport MAX_SLOTS, Arrival, Slot, next_length, take_one
 
 cdef enum:
     COPY_BELOW = 4096  # a kept view of a small train shall not pin a slab of 64 KiB
+    KEPT = 2048  # messages; room for more is given back after the call that needed it
 
 cdef struct Replaced:  # what messages held, which may be anything: let go of without the lock
     PyObject *objects  # a list
@@ -293,6 +294,9 @@ cdef class RecvSlots(Arrivals):
                 raise
         finally:
             batching_resume_gc(was_collecting)
+            if self.n_targets > KEPT:
+                free(self.targets)
+                self.targets, self.n_targets = NULL, 0
             pthread_mutex_unlock(&self.lock)
             let_go(&replaced)
         return filled
