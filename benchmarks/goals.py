@@ -39,7 +39,9 @@ def _sending() -> Iterator[Goal]:
         work, small = Work("send", size), size == "64"
         yield from (
             Goal(work, "send_batch", "Go batching", RATE, 1.3),
+            Goal(work, "C, 128", "Go batching", RATE),  # how far the one above could come
             Goal(work, "send_segments", "quinn-udp", RATE, 1.5 if small else 1.0),
+            Goal(work, "C, train", "quinn-udp", RATE),  # likewise
             Goal(work, "write_batch_to", "C, 64", RATE, 1.2 if small else 0.95),
             Goal(work, "write_batch_to", "C, 128", RATE, 0.95),
             Goal(Work("send", size, 32), "write_batch_to", "C, 128", RATE, 0.95),
