@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 from batching import Conn, SendError, _conn, _sender, _waiter
-from batching._backend import WINDOW
+from batching._portable import dispatcher
 from batching.offload import Offload
 
 ALL = 10**6  # messages: as many as there are
@@ -110,48 +110,6 @@ class FakePlan:
         return {(item, i) for item, first, n, _ in self.report() for i in range(first, first + n)}
 
 
-class FakeDispatcher:
-    """Gives out FakePlans, and makes their first attempt."""
-
-    def __init__(self, backend: Any, kernel: FakeKernel, descriptor: Any, *rest: Any) -> None:
-        self._backend = backend
-        self._kernel = kernel
-        self._descriptor = descriptor
-        self._rest = rest  # a SendPlan is made of
-
-    def take(self) -> FakePlan:
-        return FakePlan(self._backend.SendPlan(*self._rest), self._kernel)
-
-    def give(self, plan: FakePlan) -> None:
-        plan.release()
-
-    def send(self, datagrams: Any, holds_back: bool) -> Any:
-        items = list(datagrams)
-        return self._depart(items, lambda plan: plan.load(items), holds_back)
-
-    def send_to(
-        self, buffers: Any, address: Any, offset: int, header: bytes | None, holds_back: bool
-    ) -> Any:
-        items = list(buffers)
-        return self._depart(
-            items, lambda plan: plan.load_to(items, address, offset, header), holds_back
-        )
-
-    def send_segments(self, segments: Any, to: Any, holds_back: bool) -> Any:
-        items, peer = list(segments), None if to is None else self._rest[0].get(to)
-        return self._depart(items, lambda plan: plan.load_segments(items, 0, peer), holds_back)
-
-    def _depart(self, items: list[Any], load: Callable[[Any], object], holds_back: bool) -> Any:
-        plan = self.take()
-        if holds_back or len(items) > WINDOW:
-            return plan, items, -1
-        load(plan)
-        _, failure = plan.attempt(self._descriptor)
-        if failure or plan.left:
-            return plan, items, failure
-        return plan.datagrams_sent
-
-
 class FakeDescriptor:
     """A descriptor whose waits are recorded, and pass at once.
 
@@ -203,7 +161,8 @@ class Scene:
         self.clock = Clock()
         self._patches = contextlib.ExitStack()
         for module, name, fake in (
-            (_sender, "Dispatcher", lambda *args: FakeDispatcher(backend, kernel, *args)),
+            (_sender, "Dispatcher", dispatcher.Dispatcher),  # of plans from here, not from its own:
+            (dispatcher, "SendPlan", lambda *args: FakePlan(backend.SendPlan(*args), kernel)),
             (_waiter, "Descriptor", lambda s: FakeDescriptor(backend.Descriptor(s), self.clock)),
             (_conn, "Counters", backend.Counters),
             (_conn, "Peers", backend.Peers),

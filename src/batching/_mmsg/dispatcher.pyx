@@ -42,32 +42,22 @@ cdef class Dispatcher:
             self.spare, plan.next = plan, self.spare
         return 0
 
+    # A plan that fails to load holds nothing, and is not kept.
+
     def send(self, datagrams, bint holds_back=False):
         cdef list items = list(datagrams)
         cdef SendPlan plan = self.take()
-        cdef int failure
         if holds_back or len(items) > WINDOW_:
             return plan, items, NOT_TRIED
-        try:
-            plan.load(items)
-            failure = plan.depart(self.descriptor)
-        except BaseException:
-            self.keep(plan)
-            raise
-        return self.settle(plan, failure)
+        plan.load(items)
+        return self.attempt(plan)
 
     def send_to(self, buffers, address, Py_ssize_t offset=0, bytes header=None, bint holds_back=False):
         cdef SendPlan plan = self.take()
-        cdef int failure
         if holds_back:
             return plan, list(buffers), NOT_TRIED
-        try:
-            plan.load_to(buffers, address, offset, header)
-            failure = plan.depart(self.descriptor)
-        except BaseException:
-            self.keep(plan)
-            raise
-        return self.settle(plan, failure)
+        plan.load_to(buffers, address, offset, header)
+        return self.attempt(plan)
 
     def send_segments(self, segments, to=None, bint holds_back=False):
         if isinstance(segments, Segments):  # iterable too, but of datagrams
@@ -75,19 +65,13 @@ cdef class Dispatcher:
         cdef list items = list(segments)
         cdef Peer peer = None if to is None else self.peers.find(to)
         cdef SendPlan plan = self.take()
-        cdef int failure
         if holds_back or len(items) > WINDOW_:
             return plan, items, NOT_TRIED
-        try:
-            plan.load_segments(items, 0, peer)
-            failure = plan.depart(self.descriptor)
-        except BaseException:
-            self.keep(plan)
-            raise
-        return self.settle(plan, failure)
+        plan.load_segments(items, 0, peer)
+        return self.attempt(plan)
 
-    cdef object settle(self, SendPlan plan, int failure):
-        cdef int sent = plan.datagrams_sent
+    cdef object attempt(self, SendPlan plan):
+        cdef int failure = plan.depart(self.descriptor), sent = plan.datagrams_sent
         if failure >= 0:
             return plan, plan.loaded, failure
         self.keep(plan)

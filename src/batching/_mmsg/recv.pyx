@@ -46,6 +46,9 @@ cdef inline void let_go(Replaced *replaced) noexcept:
         raw_list_shorten(replaced.objects, replaced.n)
         raw_decref(replaced.objects)
 
+cdef inline object some(list found):  # 0: another thread was quicker
+    return found if found else 0
+
 
 @cython.final
 @cython.no_gc  # as the base has it
@@ -59,25 +62,17 @@ cdef class RecvSlots(Arrivals):
 
     def fetch(self, Descriptor descriptor not None, int limit=0, bint sleeps=False):
         cdef int failure
-        cdef list found
         try:
             failure = self.look(descriptor, sleeps)
-            if failure:
-                return failure
-            found = self.take(limit)
-            return found if found else 0
+            return failure if failure else some(self.take(limit))
         finally:
             self.pass_on(descriptor)
 
     def fetch_segments(self, Descriptor descriptor not None, bint sleeps=False):
         cdef int failure
-        cdef list found
         try:
             failure = self.look(descriptor, sleeps)
-            if failure:
-                return failure
-            found = self.take_segments()
-            return found if found else 0
+            return failure if failure else some(self.take_segments())
         finally:
             self.pass_on(descriptor)
 
