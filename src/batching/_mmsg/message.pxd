@@ -52,12 +52,5 @@ cdef inline bint is_ready(Message message, Py_ssize_t min_oob, Target *data) noe
     # Find where a datagram goes, in C only; False: prepare() has something to do, or to refuse.
     cdef PyObject *buffer = only_buffer(message)
     cdef Target oob
-    if buffer == NULL:
-        return False
-    if (is_lendable(buffer) and is_lendable(<PyObject *>message.oob)
-            and message.data_owner is None and message.oob_owner is None):  # the usual case, once more
-        data.memory = raw_bytearray_data(buffer)
-        data.n_bytes = raw_bytearray_size(buffer)
-        return raw_bytearray_size(<PyObject *>message.oob) >= min_oob
-    return (find(buffer, <PyObject *>message.data_owner, &message.data_view, data)
+    return (buffer != NULL and find(buffer, <PyObject *>message.data_owner, &message.data_view, data)
             and find_oob(message, &oob) and oob.n_bytes >= min_oob)
